@@ -1,0 +1,36 @@
+"""What all tests share: a cache of their own, and settings that do not come from the user's environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Set before anything reads them, and inherited by the processes that tests start.
+for _name in ("BOTTLENECK_STORAGE", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
+    os.environ.pop(_name, None)
+os.environ.update(OMP_NUM_THREADS="1", MPLBACKEND="Agg")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Decoded data is made once per test session, and not in the user's cache."""
+    root = tmp_path_factory.mktemp("cache")
+    before = os.environ.get("BOTTLENECK_CACHE")
+    os.environ["BOTTLENECK_CACHE"] = str(root)
+    yield root
+    if before is None:
+        del os.environ["BOTTLENECK_CACHE"]
+    else:
+        os.environ["BOTTLENECK_CACHE"] = before
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real datasets; the test is skipped where there is none."""
+    root = os.environ.get("BOTTLENECK_DATA")
+    if not root:
+        pytest.skip("BOTTLENECK_DATA is not set: no folder of real datasets")
+    return Path(root)
