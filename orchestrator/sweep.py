@@ -1,0 +1,714 @@
+"""What may a sweep file say? Its keys and defaults, and an error as one line: where, what, what instead.
+
+A file is read in three steps: YAML becomes a tree that remembers lines, `--set` is applied to the tree, and
+the tree is checked against the models. Nothing in a file can name a Python object, and one that would unfold
+into something huge is refused before it does. Scalars are those of YAML 1.2: `1e-3` is a number, `no` a word.
+
+What the axes of `vary` hold, and which points they make, is `space.py`. Whether the data is there and what
+the trials cost is for the planner.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError
+
+from orchestrator.space import (
+    MAX_POINTS,
+    MIXTURES,
+    Count,
+    Examples,
+    Grid,
+    Listed,
+    Loc,
+    Model,
+    Name,
+    OneOf,
+    Problem,
+    Search,
+    SeedNumber,
+    Vary,
+    as_tuple,
+    expect,
+    impossible,
+    known,
+    listing,
+    mapping,
+    nearest,
+    show,
+)
+from trainables import spec
+
+MAX_BYTES = 1_000_000  # of one sweep file
+MAX_VALUES = 100_000  # of one sweep file, counted again where an alias repeats them
+MAX_DEPTH = 32  # of lists and mappings inside each other
+MAX_SEEDS = 10_000
+
+
+class SweepError(ValueError):
+    """What is wrong with a sweep, as one line."""
+
+    def __init__(self, message: str) -> None:
+        # A message quotes the file, and a terminal obeys some characters.
+        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message))
+
+
+# Reading and writing --------------------------------------------------------------------------------------------------
+
+
+def read(path: Path, overrides: Sequence[str] = ()) -> Sweep:
+    """The sweep in a file, with `overrides` such as `pretrain.steps=100` applied. Raises SweepError."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        beside = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        raise SweepError(f"{path}: found no such file; {nearest(path.name, beside) or 'check the path'}") from None
+    except OSError as error:
+        raise SweepError(f"{path}: found nothing that can be read ({error.strerror})") from None
+    if len(content) > MAX_BYTES:
+        raise SweepError(f"{path}:1: found more than {MAX_BYTES} bytes; a sweep file is shorter")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise SweepError(f"{path}:{line}: found byte 0x{content[error.start]:02x}; a sweep file is UTF-8") from None
+    return parse(text, str(path), overrides)
+
+
+def parse(text: str, where: str, overrides: Sequence[str] = ()) -> Sweep:
+    """The sweep in a text, which errors call `where`. Raises SweepError."""
+    root = _tree(text, where, overrides)
+    try:
+        sweep = Sweep.model_validate(root.plain())
+    except ValidationError as error:
+        raise SweepError(_first_problem(error, root)) from None
+    sweep._origin = _Origin(text, where, tuple(overrides))
+    return sweep
+
+
+def resolved(sweep: Sweep) -> str:
+    """The sweep as YAML with every default filled in. Reading it gives an equal sweep."""
+    return yaml.dump(
+        sweep.model_dump(mode="json", by_alias=True),
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=None,
+        width=110,
+    )
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a sweep file, for editors."""
+    schema = Sweep.model_json_schema(by_alias=True)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "Bottleneck sweep"}
+
+
+def canonical() -> list[str]:
+    """The names of the sweeps that come with the program."""
+    return sorted(path.stem for path in _canonical_folder().glob("*.yaml"))
+
+
+def locate(name_or_path: str) -> Path:
+    """The file of a canonical sweep by its name, or the path itself where it is one. Raises SweepError."""
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml") or os.sep in name_or_path or path.is_file():
+        return path
+    names = canonical()
+    if name_or_path not in names:
+        possible = known(name_or_path, [*names, "the path of a file"])
+        raise SweepError(f"found no sweep {show(name_or_path)}; {possible}")
+    return _canonical_folder() / f"{name_or_path}.yaml"
+
+
+def _canonical_folder() -> Path:
+    """Inside the package where it is installed, beside it in a checkout."""
+    package = Path(__file__).parent
+    return package / "sweeps" if (package / "sweeps").is_dir() else package.parent / "sweeps"
+
+
+# The keys of a sweep file ---------------------------------------------------------------------------------------------
+
+
+def _square(value: Any) -> Any:
+    return (value, value) if isinstance(value, int) else value
+
+
+def _first_seeds(value: Any) -> Any:
+    """A number of seeds as the seeds from 0."""
+    if isinstance(value, (list, tuple)):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_SEEDS:
+        return list(range(value))
+    raise impossible(value, f"a number of seeds from 1 to {MAX_SEEDS}, or a list of seeds, is possible")
+
+
+Text = Annotated[str, Field(pattern=r"\S", max_length=5000)]
+Pixels = Annotated[int, Field(ge=1, le=4096)]
+Label = Annotated[int, Field(ge=0, le=1_000_000), expect("a whole number of at least 0")]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), expect("a finite number above 0")]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), expect("a finite number of at least 0")]
+BelowOne = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False), expect("a number of at least 0 and below 1")]
+OptionValue = Annotated[
+    bool | int | Annotated[float, Field(allow_inf_nan=False)] | str | None,
+    expect("a number, a word, true or false"),
+]
+Protocol = Annotated[Literal["linear_probe"], OneOf()]
+Augmentation = Annotated[Literal["flip", "crop"], OneOf()]
+
+
+class Component(Model):
+    """A component: a dataset, or some of its classes or examples."""
+
+    dataset: Annotated[str, expect("the name of a dataset, or python:module:attribute")] = Field(
+        description="a dataset of the catalogue, or python:module:attribute of an installed package"
+    )
+    options: Annotated[Mapping[str, OptionValue], mapping("of the dataset's options to values")] = Field(
+        {}, description="the dataset's own options"
+    )
+    classes: Annotated[tuple[Label, ...], Listed(Label)] | None = Field(
+        None, description="the classes that are kept, in the order of their new labels; by default all"
+    )
+    relabel: Annotated[tuple[Label, ...], Listed(Label, unique=False)] | None = Field(
+        None, description="the new label of each of `classes`; by default its position"
+    )
+    train_examples: Examples = Field(None, description="at most so many training examples")
+    validation_examples: Annotated[Count | None, expect("a whole number of at least 1")] = Field(
+        None, description="validation examples, out of the training split; by default a tenth of it"
+    )
+    test_examples: Examples = Field(None, description="at most so many test examples")
+
+    def problems(self) -> Iterator[Problem]:
+        if self.relabel is not None and len(self.relabel) != len(self.classes or ()):
+            yield Problem(
+                ("relabel",),
+                f"found {show(self.relabel)}; as many labels as there are `classes` "
+                f"({len(self.classes) if self.classes else 'none listed'}) are possible",
+            )
+        yield from _dataset_problems(self)
+
+    def source(self, image: Image) -> spec.Source:
+        """How to read the component, with images of the sweep's shape where it has one."""
+        return spec.Source(
+            dataset=self.dataset,
+            options=json.dumps(dict(self.options), sort_keys=True, separators=(",", ":")),
+            classes=self.classes,
+            relabel=self.relabel,
+            train_examples=self.train_examples,
+            validation_examples=self.validation_examples,
+            test_examples=self.test_examples,
+            image_size=image.size,
+            channels=image.channels,
+        )
+
+
+class Image(Model):
+    """The shape that the images of every component are brought to."""
+
+    size: Annotated[
+        tuple[Pixels, Pixels] | None,
+        as_tuple,
+        BeforeValidator(_square, json_schema_input_type=Pixels | tuple[Pixels, Pixels] | None),
+        expect("a number of pixels from 1 to 4096, or [height, width]"),
+    ] = Field(None, description="pixels, or [height, width]; by default the largest of the components' own")
+    channels: Annotated[Literal[1, 3] | None, expect("1 or 3")] = Field(
+        None, description="1 or 3; by default the most of the components' own"
+    )
+
+
+class Pretrain(Model):
+    """The optimisation of each pretraining run."""
+
+    steps: Count = Field(2000, description="optimiser steps")
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000), expect("a whole number from 1 to 1000000")] = Field(
+        spec.Training.batch_size, description="examples in each step"
+    )
+    optimizer: Annotated[Literal["sgd", "adamw"], OneOf()] = Field(
+        "sgd", description="sgd (with Nesterov momentum) or adamw"
+    )
+    learning_rate: Positive = Field(spec.Training.learning_rate, description="at its peak")
+    momentum: BelowOne = Field(spec.Training.momentum, description="of sgd; the first beta of adamw")
+    weight_decay: NotNegative = Field(spec.Training.weight_decay, description="weight decay")
+    schedule: Annotated[Literal["constant", "cosine", "one_cycle"], OneOf()] = Field(
+        "cosine", description="the learning rate over time"
+    )
+    warmup_share: BelowOne = Field(
+        spec.Training.warmup_share, description="of the steps, linear from zero; one_cycle has its own"
+    )
+    label_smoothing: BelowOne = Field(spec.Training.label_smoothing, description="label smoothing")
+    augment: Annotated[tuple[Augmentation, ...], Listed(Augmentation, empty=True)] = Field(
+        (), description="flip (left and right) and crop (pad by an eighth and crop), in order"
+    )
+
+    def problems(self) -> Iterator[Problem]:
+        if self.schedule == "one_cycle" and self.warmup_share:
+            yield Problem(
+                ("warmup_share",),
+                f"found {self.warmup_share:g}; one_cycle has a warm-up of its own, so remove the key",
+            )
+
+    def training(self, steps: int) -> spec.Training:
+        """The optimisation of a run of so many steps."""
+        return spec.Training(**{**self.model_dump(), "steps": steps})
+
+
+class Transfer(Model):
+    """How features are turned into a prediction for each component."""
+
+    protocols: Annotated[tuple[Protocol, ...], Listed(Protocol)] = Field(
+        ("linear_probe",), description="how the features are read out"
+    )
+    l2: Annotated[tuple[Positive, ...], Listed(Positive)] = Field(
+        spec.Transfer.l2, description="penalties on the mean loss, one of which is chosen on validation"
+    )
+    train_examples: Examples = Field(None, description="at most so many training examples of the component")
+
+    def specs(self) -> tuple[spec.Transfer, ...]:
+        """One for each protocol."""
+        return tuple(
+            spec.Transfer(protocol=protocol, l2=self.l2, train_examples=self.train_examples)
+            for protocol in self.protocols
+        )
+
+
+class Direct(Model):
+    """What a network trained on one component alone is given."""
+
+    kind: Annotated[Literal["same_steps", "same_examples", "full"], OneOf()] = Field(
+        "same_steps",
+        description="same_steps: as many steps, on all examples of the component; same_examples: only the examples "
+        "that the mixture showed; full: all examples and its own number of steps",
+    )
+    steps: Annotated[Count | None, expect("a whole number of at least 1")] = Field(
+        None, description="optimiser steps of `full`; by default twice those of the pretraining"
+    )
+
+    def problems(self) -> Iterator[Problem]:
+        if self.steps is not None and self.kind != "full":
+            yield Problem(
+                ("steps",),
+                f"found {self.steps}; {self.kind} has the steps of the pretraining: remove the key, or use full",
+            )
+
+
+class Resources(Model):
+    """What one trial is given."""
+
+    cpu: Positive = Field(1.0, description="CPU cores")
+    gpu: NotNegative = Field(0.0, description="GPUs; below 1 a share of one")
+
+    def problems(self) -> Iterator[Problem]:
+        if self.gpu > 1 and self.gpu != int(self.gpu):
+            yield Problem(("gpu",), f"found {self.gpu:g}; a share below 1 or a whole number is possible")
+
+
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """Where a sweep came from, which makes no difference to what it is."""
+
+    text: str = field(default="", compare=False)
+    where: str = field(default="", compare=False)
+    overrides: tuple[str, ...] = field(default=(), compare=False)
+
+
+class Sweep(Model):
+    """A question about mixtures, and the trials that answer it."""
+
+    name: Annotated[
+        str,
+        Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$"),
+        expect("a name of up to 64 lower-case letters, digits, ., _ and - that begins with a letter or a digit"),
+    ] = Field(description="names the experiment and the folder of its results")
+    question: Annotated[Text, expect("a text of one or more sentences and up to 5000 characters")] = Field(
+        description="what the sweep is to find out, in one or more sentences"
+    )
+    components: Annotated[Mapping[Name, Component], mapping("of names to components")] = Field(
+        description="what mixtures are made of; each component is evaluated, whether it has weight or not"
+    )
+    image: Image = Field(Image(), description="the shape of all images")
+    label_space: Annotated[Literal["joint", "shared"], OneOf()] = Field(
+        "joint",
+        description="joint: each component has classes of its own in one head; shared: all have the same",
+    )
+    vary: Vary = Field(Vary(), description="the axes of the design")
+    seeds: Annotated[tuple[SeedNumber, ...], Listed(SeedNumber), BeforeValidator(_first_seeds)] = Field(
+        (0, 1, 2, 3, 4), description="replicates of each point: a number of them, or a list of seeds"
+    )
+    pretrain: Pretrain = Field(Pretrain(), description="the optimisation of each pretraining run")
+    transfer: Transfer = Field(Transfer(), description="how features are turned into a prediction")
+    direct: Direct = Field(Direct(), description="the direct baseline of each component")
+    search: Search = Field(Grid(), description="grid: every point of the design; random: a sample of them")
+    resources: Resources = Field(Resources(), description="what one trial is given")
+
+    _origin: _Origin = PrivateAttr(_Origin())
+
+    @property
+    def text(self) -> str:
+        """The text that the sweep was read from, without overrides."""
+        return self._origin.text
+
+    @property
+    def path(self) -> str:
+        """The file that the sweep was read from, as it was named."""
+        return self._origin.where
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """The `key.path=value` that were applied to the text."""
+        return self._origin.overrides
+
+    def error(self, path: str, message: str) -> SweepError:
+        """What only came to light later about the value at a path such as `components.digits`, with its place."""
+        if not self.text:
+            return SweepError(f"{path}: {message}")
+        keys = [int(key) if key.isdigit() else key for key in _KEY.findall(path)]
+        node, _ = _at(_tree(self.text, self.path, self.overrides), tuple(keys))
+        return SweepError(f"{node.where}: {path}: {message}")
+
+    def problems(self) -> Iterator[Problem]:
+        names = list(_name_problems(self))
+        yield from names
+        if not names:  # what follows takes every name to be known
+            yield from _mixture_problems(self)
+            yield from _ordering_problems(self)
+            yield from _axis_problems(self)
+
+
+# What is impossible together ------------------------------------------------------------------------------------------
+
+
+_CODE = re.compile(r"python:[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+
+def _dataset_problems(component: Component) -> Iterator[Problem]:
+    """What the catalogue of datasets says about a component."""
+    from trainables import catalogue  # imports numpy, which `--help` does without
+
+    if component.dataset not in catalogue.CATALOGUE and not _CODE.fullmatch(component.dataset):
+        possible = known(component.dataset, [*catalogue.CATALOGUE, "python:module:attribute"])
+        yield Problem(("dataset",), f"found {show(component.dataset)}; {possible}")
+        return
+    dataset = catalogue.find(component.dataset)
+    bad_options = [] if dataset.options is None else list(_option_problems(component, dataset.options))
+    yield from bad_options
+    for position, label in enumerate(component.classes or ()):
+        if dataset.num_classes is not None and label >= dataset.num_classes:
+            possible = f"{component.dataset} has the classes 0 to {dataset.num_classes - 1}"
+            yield Problem(("classes", position), f"found {label}; {possible}")
+    if not bad_options:
+        try:
+            catalogue.declared_shape(component.source(Image()))
+        except ValueError as error:
+            yield Problem(("options",), f"found {show(component.options)}; {error}")
+
+
+def _option_problems(component: Component, options: Mapping[str, Any]) -> Iterator[Problem]:
+    for name, value in component.options.items():
+        if name not in options:
+            possible = known(name, [*options]) if options else f"{component.dataset} has no options"
+            yield Problem(("options", name), f"found an unknown option {show(name)}; {possible}")
+        elif problem := options[name].problem(value):
+            yield Problem(("options", name), f"found {show(value)}; {problem}")
+
+
+def _name_problems(sweep: Sweep) -> Iterator[Problem]:
+    names = [*sweep.components]
+    if not names:
+        yield Problem(("components",), "found no component; at least one is needed")
+    for name, earlier in itertools.combinations(reversed(names), 2):
+        if sweep.components[earlier] == sweep.components[name]:
+            message = f"found the same examples that {earlier!r} has; keep one of the two"
+            yield Problem(("components", name), message)
+    for name in names:
+        if name in MIXTURES:
+            yield Problem(("components", name), f"found a kind of mixture, {name}, as a name; use another name")
+    for axis in ("mixture", "ordering"):
+        for position, choice in enumerate(getattr(sweep.vary, axis)):
+            for loc, name in choice.mentions():
+                if name not in names:
+                    # A misspelt kind of mixture reads like the weight of a component.
+                    hint = nearest(name, [*names, *MIXTURES] if len(loc) == 1 else names)
+                    message = f"found an unknown component {show(name)}; {known('', names)}"
+                    yield Problem(("vary", axis, position, *loc), message + (f"; {hint}" if hint else ""))
+
+
+def _mixture_problems(sweep: Sweep) -> Iterator[Problem]:
+    names = [*sweep.components]
+    for position, choice in enumerate(sweep.vary.mixture):
+        for problem in choice.problems_among(names):
+            yield Problem(("vary", "mixture", position, *problem.loc), problem.message)
+    count = sum(choice.count(names) for choice in sweep.vary.mixture)
+    if count > MAX_POINTS:
+        yield Problem(("vary", "mixture"), f"found {count} mixtures; at most {MAX_POINTS} are possible")
+    elif isinstance(sweep.search, Grid) and not sweep.vary.ranges:
+        count *= sweep.vary.size
+        if count > MAX_POINTS:
+            message = f"found a grid of {count} points; at most {MAX_POINTS} are possible, or a random search"
+            yield Problem(("vary",), message)
+
+
+def _ordering_problems(sweep: Sweep) -> Iterator[Problem]:
+    """Sequences that leave out a component that has weight."""
+    names = [*sweep.components]
+    support = set().union(*(choice.support(names) for choice in sweep.vary.mixture))
+    for position, ordering in enumerate(sweep.vary.ordering):
+        sequence = ordering.sequence
+        missing = [name for name in names if name in support.difference(sequence)] if sequence else []
+        if missing:
+            yield Problem(
+                ("vary", "ordering", position),
+                f"found {show(ordering)} without {listing(missing)}; a sequence names every component that has "
+                "weight in one of the mixtures",
+            )
+
+
+def _axis_problems(sweep: Sweep) -> Iterator[Problem]:
+    if isinstance(sweep.search, Grid):
+        for name, axis in sweep.vary.ranges.items():
+            message = f"found {show(axis)}; a list of values is possible under grid, a range only under random"
+            yield Problem(("vary", name), message)
+    fewest = sweep.vary.fewest_steps(sweep.pretrain.steps)
+    for position, choice in enumerate(sweep.vary.representation):
+        if choice.splits_steps and choice.members > fewest:
+            yield Problem(
+                ("vary", "representation", position),
+                f"found {show(choice)}; its networks share the {fewest} steps of the shortest pretraining, "
+                "and each needs at least one",
+            )
+
+
+# The text -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """A value of a sweep file, and where it stands."""
+
+    value: Any  # a scalar, a tuple of nodes, or a dict of them
+    origin: str  # a file or an override
+    line: int  # 0: of an override; that of the key where there is one
+    size: int = 1  # values in it, itself included
+
+    @property
+    def where(self) -> str:
+        return f"{self.origin}:{self.line}" if self.line else self.origin
+
+    def plain(self) -> Any:
+        """The value without places."""
+        if isinstance(self.value, dict):
+            return {key: node.plain() for key, node in self.value.items()}
+        return [node.plain() for node in self.value] if isinstance(self.value, tuple) else self.value
+
+
+_KEY = re.compile(r"[^.\[\]]+")
+_PATH = re.compile(r"[^.\[\]]+(\.[^.\[\]]+|\[[0-9]+\])*")  # pretrain.steps, vary.mixture[0].digits
+# What YAML allows in a text; everything else is a control character, a surrogate or no character at all.
+_FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_INTEGER = re.compile(r"[-+]?[0-9][0-9_]*")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?")
+_SPECIAL = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+    **dict.fromkeys((".inf", ".Inf", ".INF", "+.inf"), float("inf")),
+    **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), float("-inf")),
+    **dict.fromkeys((".nan", ".NaN", ".NAN"), float("nan")),
+}
+
+
+def _scalar(text: str) -> Any:
+    """What an unquoted word stands for."""
+    if text in _SPECIAL:
+        return _SPECIAL[text]
+    if _INTEGER.fullmatch(text):
+        return int(text.replace("_", "")) if len(text) <= 300 else text  # Python refuses to convert thousands
+    if _FLOAT.fullmatch(text):
+        return float(text.replace("_", ""))
+    return text
+
+
+def _line(event: yaml.Event) -> int:
+    assert event.start_mark is not None, "the parser marks every event"
+    return event.start_mark.line + 1
+
+
+class _Composer:
+    """Builds the tree of one YAML document out of the parser's events, which hold no objects and do not recurse."""
+
+    def __init__(self, text: str, origin: str, *, override: bool = False) -> None:
+        self.text, self.origin, self.override = text, origin, override
+        self.anchors: dict[str, _Node | None] = {}  # None: still being read
+        self.count = 0
+        forbidden = _FORBIDDEN.search(text)
+        if forbidden:
+            line = text.count("\n", 0, forbidden.start()) + 1
+            raise self.error(line, f"found the character {forbidden[0]!r}; YAML does not allow it")
+        self.events = yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+    def document(self) -> _Node:
+        """The tree. Raises SweepError."""
+        try:
+            next(self.events)  # the start of the stream
+            event = next(self.events)
+            if isinstance(event, yaml.StreamEndEvent):
+                return _Node(None, self.origin, self.line(1))
+            node = self.node(next(self.events), 0)
+            next(self.events)  # the end of the document
+            event = next(self.events)
+        except yaml.MarkedYAMLError as error:
+            raise self.syntax_error(error) from None
+        if not isinstance(event, yaml.StreamEndEvent):
+            raise self.error(_line(event), "found a second document; a file holds one sweep")
+        return node
+
+    def node(self, event: Any, depth: int) -> _Node:
+        line = _line(event)
+        if isinstance(event, yaml.AliasEvent):
+            return self.aliased(event.anchor or "", line)
+        if event.tag is not None:
+            raise self.error(line, f"found the tag {show(event.tag)}; tags are not possible in a sweep file")
+        if depth > MAX_DEPTH:
+            raise self.error(line, f"found more than {MAX_DEPTH} lists and mappings inside each other")
+        if event.anchor is not None:
+            self.anchors[event.anchor] = None
+        before = self.count
+        self.count_up(1, line)
+        if isinstance(event, yaml.MappingStartEvent):
+            value: Any = self.mapping(depth)
+        elif isinstance(event, yaml.SequenceStartEvent):
+            value = tuple(self.items(depth))
+        else:
+            value = _scalar(event.value) if event.implicit[0] else event.value
+        node = _Node(value, self.origin, self.line(line), self.count - before)
+        if event.anchor is not None:
+            self.anchors[event.anchor] = node
+        return node
+
+    def mapping(self, depth: int) -> dict[str, _Node]:
+        entries: dict[str, _Node] = {}
+        while not isinstance(event := next(self.events), yaml.MappingEndEvent):
+            line = _line(event)
+            if not isinstance(event, yaml.ScalarEvent) or event.tag is not None:
+                raise self.error(line, "found a key that is no plain word; keys are names")
+            key = event.value
+            if key in entries:
+                found = f"found the key {show(key)} a second time; the first is on line {entries[key].line}"
+                raise self.error(line, found)
+            entries[key] = replace(self.node(next(self.events), depth + 1), line=self.line(line))
+        return entries
+
+    def items(self, depth: int) -> Iterator[_Node]:
+        while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
+            yield self.node(event, depth + 1)
+
+    def aliased(self, anchor: str, line: int) -> _Node:
+        if anchor not in self.anchors:
+            raise self.error(line, f"found *{anchor}, which stands for nothing; write &{anchor} before it")
+        node = self.anchors[anchor]
+        if node is None:
+            raise self.error(line, f"found *{anchor} inside of what it stands for; that has no end")
+        self.count_up(node.size, line)
+        return replace(node, line=self.line(line))
+
+    def count_up(self, size: int, line: int) -> None:
+        self.count += size
+        if self.count > MAX_VALUES:
+            raise self.error(line, f"found more than {MAX_VALUES} values, aliases written out; a sweep file is shorter")
+
+    def line(self, line: int) -> int:
+        return 0 if self.override else line
+
+    def error(self, line: int, message: str) -> SweepError:
+        return SweepError(f"{self.origin if self.override else f'{self.origin}:{line}'}: {message}")
+
+    def syntax_error(self, error: yaml.MarkedYAMLError) -> SweepError:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        problem = error.problem or "something else"
+        if error.context:
+            begun = error.context_mark.line + 1 if error.context_mark else line
+            problem += f" {error.context}" + (f" begun on line {begun}" if begun != line else "")
+        written = self.text.splitlines()[line - 1 : line]
+        tabs = "; indent with spaces, not with tabs" if written and re.match(r"\s*\t", written[0]) else ""
+        return self.error(line, f"found text that is not YAML: {problem}{tabs}")
+
+
+def _tree(text: str, where: str, overrides: Sequence[str]) -> _Node:
+    """The tree of a text with overrides applied. Raises SweepError."""
+    root = _Composer(text, where).document()
+    for override in overrides:
+        root = _overridden(root, override)
+    return root
+
+
+def _overridden(root: _Node, override: str) -> _Node:
+    """The tree with one `key.path=value` applied."""
+    origin = f"--set {override}"
+    path, equals, text = override.partition("=")
+    if not equals or not _PATH.fullmatch(path):
+        raise SweepError(f"{origin}: found no key.path=value; pretrain.steps=100 is an example")
+    value = _Composer(text, origin, override=True).document()
+    return _with(root, _KEY.findall(path), replace(value, origin=origin, line=0))
+
+
+def _with(node: _Node, keys: Sequence[str], value: _Node) -> _Node:
+    """The node with another value at `keys`; mappings on the way there are made where there are none."""
+    if not keys:
+        return value
+    key, *rest = keys
+    empty = _Node({}, value.origin, 0)
+    if isinstance(node.value, dict) or node.value is None:
+        entries = node.value or {}
+        return replace(node, value={**entries, key: _with(entries.get(key, empty), rest, value)})
+    if isinstance(node.value, tuple) and key.isdigit() and int(key) < len(node.value):
+        items = list(node.value)
+        items[int(key)] = _with(items[int(key)], rest, value)
+        return replace(node, value=tuple(items))
+    raise SweepError(f"{value.origin}: found {show(node.plain())} where {key!r} is to be set; it has no such key")
+
+
+def _first_problem(error: ValidationError, root: _Node) -> str:
+    """The problem that stands first, where it stands."""
+    problems = []
+    for detail in error.errors(include_url=False):
+        node, path = _at(root, detail["loc"])
+        message = detail.get("ctx", {}).get("message") or f"found {show(detail['input'])}; {detail['msg']}"
+        problems.append((node.line, f"{node.where}: {path}{': ' if path else ''}{message}"))
+    return min(problems, key=lambda problem: problem[0])[1]
+
+
+def _at(root: _Node, loc: Loc) -> tuple[_Node, str]:
+    """The node at a place, or the nearest one around it, and the path to it."""
+    node, path = root, ""
+    for key in loc:
+        if isinstance(node.value, dict) and key in node.value:
+            node = node.value[key]
+            path += f"{'.' if path else ''}{key}"
+        elif isinstance(node.value, tuple) and isinstance(key, int) and key < len(node.value):
+            node = node.value[key]
+            path += f"[{key}]"
+    return node, path
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes words so that `_scalar` reads them as words."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _written(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if isinstance(_scalar(text), str) else '"')
+
+
+_Dumper.add_representer(str, _written)
