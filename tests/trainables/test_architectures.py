@@ -1,0 +1,310 @@
+"""Every architecture exists at the widths, depths and image shapes it promises, and is what its name says."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision.models
+from torch import nn
+
+from trainables.architectures import ARCHITECTURES, Network, Size, build, measure, names
+from trainables.spec import Architecture
+
+SHAPES = ((1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64), (2, 13, 20))
+
+# One per family of torchvision whose classifier, stem or construction is a case of its own, at a size that it reads.
+TORCHVISION = {
+    "convnext_tiny": (3, 32, 32),
+    "densenet121": (1, 32, 32),
+    "efficientnet_b0": (3, 32, 32),
+    "googlenet": (1, 32, 32),
+    "inception_v3": (3, 75, 75),
+    "mnasnet0_5": (1, 32, 32),
+    "mobilenet_v3_small": (3, 28, 28),
+    "regnet_y_400mf": (1, 28, 28),
+    "shufflenet_v2_x0_5": (1, 32, 32),
+    "squeezenet1_1": (1, 32, 32),
+    "swin_t": (3, 32, 32),
+}
+
+
+def architecture(name: str, shape: tuple[int, int, int] = (3, 32, 32), **changes: object) -> Architecture:
+    return Architecture(name=name, image_shape=shape, **changes)
+
+
+def narrow(name: str, shape: tuple[int, int, int]) -> Architecture:
+    """A small one that trains in a moment."""
+    return architecture(name, shape, width=0.25, depth=1 if name.startswith(("resnet", "vit")) else None)
+
+
+def images(shape: tuple[int, int, int], count: int = 4, seed: int = 0) -> torch.Tensor:
+    return torch.rand(count, *shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def same_weights(a: nn.Module, b: nn.Module) -> bool:
+    pairs = zip(a.state_dict().items(), b.state_dict().items(), strict=True)
+    return all(k == m and torch.equal(v, w) for (k, v), (m, w) in pairs)
+
+
+# --- Every architecture that is built here ---
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_it_trains_on_images_of_any_shape(name, shape):
+    network = build(narrow(name, shape), 3, seed=0)
+    x, y = images(shape, 6), torch.arange(6) % 3
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-4)
+    losses = []
+    for _ in range(5):
+        loss = F.cross_entropy(network(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        assert all(p.grad is not None for p in network.parameters())
+        optimizer.step()
+        losses.append(loss.item())
+    assert all(math.isfinite(loss) for loss in losses)
+    assert min(losses[1:]) < losses[0]
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_measured_size_is_the_network_s(name):
+    spec = narrow(name, (3, 32, 32))
+    network = build(spec, 5, seed=0).eval()
+    size = measure(spec)
+    assert network.num_features == size.num_features == network.features(images((3, 32, 32))).shape[1]
+    assert sum(p.numel() for p in network.features.parameters()) == size.parameters
+    assert network(images((3, 32, 32))).shape == (4, 5)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_twice_the_width_has_twice_the_features(name):
+    once, twice = (measure(architecture(name, width=width, depth=1)) for width in (0.25, 0.5))
+    assert twice.num_features == 2 * once.num_features
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_more_depth_has_more_parameters(name):
+    sizes = [measure(architecture(name, width=0.25, depth=depth)).parameters for depth in (1, 2, 3)]
+    assert sizes == sorted(set(sizes))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_evaluation_repeats_itself_and_leaves_the_images_alone(name):
+    network = build(narrow(name, (1, 28, 28)), 3, seed=0).eval()
+    x = images((1, 28, 28))
+    with torch.no_grad():
+        first, second = network(x), network(x)
+    assert torch.equal(first, second)
+    assert torch.equal(x, images((1, 28, 28)))
+
+
+# --- Seeds ---
+
+
+@pytest.mark.parametrize("name", [*ARCHITECTURES, "mobilenet_v3_small"])
+def test_a_seed_names_one_initialisation(name):
+    spec = architecture("mobilenet_v3_small") if name == "mobilenet_v3_small" else narrow(name, (3, 32, 32))
+    assert same_weights(build(spec, 3, seed=0), build(spec, 3, seed=0))
+    other = build(spec, 3, seed=1)
+    assert not same_weights(build(spec, 3, seed=0).features, other.features)
+
+
+def test_the_features_do_not_depend_on_the_number_of_classes():
+    spec = architecture("cnn")
+    three, ten = build(spec, 3, seed=0), build(spec, 10, seed=0)
+    assert same_weights(three.features, ten.features)
+
+
+def test_the_global_generator_is_neither_used_nor_moved():
+    torch.manual_seed(1)
+    first = build(architecture("mlp"), 3, seed=0)
+    before = torch.get_rng_state()
+    second = build(architecture("mlp"), 3, seed=0)
+    measure(architecture("mlp", width=3.0))
+    assert same_weights(first, second)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_without_classes_there_is_no_head():
+    network = build(architecture("mlp"), 0, seed=0)
+    assert network.head is None
+    assert same_weights(network.features, build(architecture("mlp"), 3, seed=0).features)
+    with pytest.raises(AssertionError, match="features only"):
+        network(images((3, 32, 32)))
+
+
+# --- What their sizes are known to be ---
+
+
+def test_the_mlp_worked_out_by_hand():
+    # Toy C: 8 x 16 pixels, 128-64-64. Weights 128 * 64 + 64 * 64, biases 64 + 64.
+    assert measure(architecture("mlp", (1, 8, 16))) == Size(12_288 + 128, 2 * 12_288, 64)
+
+
+def test_the_cnn_worked_out_by_hand():
+    # 3 x 3 kernels, 3-16-32-64-64 channels, outputs of 16, 8, 4 and 4 pixels a side; batch norm has two per channel.
+    kernels = (27 * 16, 144 * 32, 288 * 64, 576 * 64)
+    macs = sum(k * side**2 for k, side in zip(kernels, (16, 8, 4, 4), strict=True))
+    assert measure(architecture("cnn")) == Size(sum(kernels) + 2 * (16 + 32 + 64 + 64), 2 * macs, 64)
+
+
+def test_a_vision_transformer_worked_out_by_hand():
+    # 32 pixels in patches of 4 are 64 tokens, and the class token; 12 D^2 multiply-adds per token and block in matrix
+    # products of weights, 2 T D per token and block in attention.
+    d, tokens = 192, 65
+    per_token = 12 * d * d + 2 * tokens * d
+    size = measure(architecture("vit_tiny", depth=2))
+    assert size.flops == 2 * (2 * tokens * per_token + 64 * (3 * 4 * 4) * d)
+    weights = 2 * (12 * d * d + 13 * d) + (48 + 1) * d  # 13 d: biases 3 d, d, 4 d, d and two layer norms
+    assert size.parameters == weights + d + tokens * d + 2 * d  # class token, positions, last layer norm
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "giga_macs"),
+    [
+        # torchvision's documentation, less the 1000-class head: 11.69 M, 21.80 M and 25.56 M parameters with it.
+        ("resnet18", 11_176_512, 1.81),
+        ("resnet34", 21_284_672, 3.66),
+        ("resnet50", 23_508_032, 4.09),
+        # DeiT (arXiv:2012.12877), table 1: 5 M and 22 M parameters.
+        ("vit_tiny", 5_524_416, 1.25),
+        ("vit_small", 21_665_664, 4.60),
+    ],
+)
+def test_at_224_pixels_they_have_their_published_sizes(name, parameters, giga_macs):
+    size = measure(architecture(name, (3, 224, 224)))
+    assert size.parameters == parameters
+    assert size.flops / 2e9 == pytest.approx(giga_macs, abs=0.011)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_a_residual_network_for_large_images_is_torchvision_s(name):
+    theirs = torchvision.models.get_model(name, weights=None)
+    ours = build(architecture(name, (3, 64, 64)), 1000, seed=0)
+    weights = {k: v for k, v in theirs.state_dict().items() if not k.startswith("fc.")}
+    ours.features.load_state_dict(weights)
+    ours.head.load_state_dict(theirs.fc.state_dict())
+    x = images((3, 64, 64))
+    with torch.no_grad():
+        assert torch.allclose(ours.eval()(x), theirs.eval()(x), atol=1e-6)
+
+
+def test_a_residual_network_for_small_images_keeps_their_resolution():
+    features = build(architecture("resnet18"), 0, seed=0).features
+    assert features.layer1(features.maxpool(features.conv1(images((3, 32, 32))))).shape[2:] == (32, 32)
+
+
+@pytest.mark.parametrize(
+    ("side", "patch"), [(8, 1), (14, 2), (28, 4), (30, 4), (32, 4), (64, 8), (96, 8), (128, 16), (224, 16)]
+)
+def test_patches_suit_the_image(side, patch):
+    features = build(architecture("vit_tiny", (1, side, side), width=0.25, depth=1), 0, seed=0).features
+    assert features.conv_proj.kernel_size == (patch, patch)
+    assert features.encoder.pos_embedding.shape[1] == math.ceil(side / patch) ** 2 + 1
+
+
+def test_every_pixel_reaches_a_vision_transformer_s_features():
+    network = build(architecture("vit_tiny", (1, 30, 33), width=0.25, depth=1), 0, seed=0)
+    x = images((1, 30, 33), count=1).requires_grad_()
+    network.features(x).square().sum().backward()
+    assert (x.grad != 0).all()
+
+
+# --- torchvision's ---
+
+
+@pytest.mark.parametrize(("name", "shape"), TORCHVISION.items())
+def test_torchvision_s_models_are_split_into_features_and_head(name, shape):
+    spec = architecture(name, shape)
+    size = measure(spec)
+    network = build(spec, 3, seed=0)
+    assert sum(p.numel() for p in network.features.parameters()) == size.parameters
+    F.cross_entropy(network(images(shape)), torch.arange(4) % 3).backward()
+    network.eval()
+    with torch.no_grad():
+        found = network.features(images(shape))
+        assert found.shape == (4, size.num_features)
+        assert found.isfinite().all()
+        assert found.std(0).max() > 0
+        assert torch.equal(found, network.features(images(shape)))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "num_features"),
+    [
+        ("alexnet", (1, 64, 64), 4096),
+        ("maxvit_t", (1, 224, 224), 512),
+        ("regnet_y_128gf", (1, 32, 32), 7392),
+        ("vgg11", (1, 32, 32), 4096),
+        ("vit_b_32", (1, 64, 64), 768),
+        ("wide_resnet50_2", (1, 32, 32), 2048),
+    ],
+)
+def test_large_models_are_measured_without_allocating_them(name, shape, num_features):
+    assert measure(architecture(name, shape)).num_features == num_features
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", names())
+def test_every_known_name_reads_imagenet_images(name):
+    assert measure(architecture(name, (3, 224, 224))).num_features >= 64
+
+
+def test_a_measured_torchvision_model_has_its_published_size():
+    # torchvision's documentation: 4,344,144 parameters and 0.40 G multiply-adds, with a head of 441,000.
+    size = measure(architecture("regnet_y_400mf", (3, 224, 224)))
+    assert size.parameters == 4_344_144 - 441_000
+    assert size.flops / 2e9 == pytest.approx(0.40, abs=0.01)
+
+
+def test_activations_keep_their_size_behind_a_stem_for_grey_images():
+    grey = build(architecture("squeezenet1_1", (1, 32, 32)), 0, seed=0).features.features[0]
+    colour = build(architecture("squeezenet1_1", (3, 32, 32)), 0, seed=0).features.features[0]
+    x = images((1, 32, 32), count=16)
+    replicated = x.expand(-1, 3, -1, -1)
+    assert grey.in_channels == 1
+    assert (grey(x).std() / colour(replicated).std()).item() == pytest.approx(1, abs=0.3)
+
+
+def test_names_are_the_built_in_ones_and_torchvision_s_once_each():
+    known = names()
+    assert known[: len(ARCHITECTURES)] == list(ARCHITECTURES)
+    assert len(known) == len(set(known))
+    assert {"convnext_tiny", "regnet_y_400mf", "swin_t"} <= set(known)
+
+
+# --- What cannot be ---
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (architecture("resnet19"), "unknown architecture 'resnet19'; close to it: resnet18"),
+        (architecture("qqqq"), "unknown architecture 'qqqq'; known are mlp, cnn"),
+        (architecture("mlp", width=0.001), "mlp at width 0.001 has a layer without units.* above 0.0078125"),
+        (architecture("cnn", width=0.03), "layer without units: 16 x 0.03 rounds to 0"),
+        (architecture("resnet18", width=-1.0), "without units"),
+        (architecture("vit_tiny", width=math.nan), "without units"),
+        (architecture("vit_tiny", width=math.inf), "without units"),
+        (architecture("cnn", depth=0), "cnn of depth 0; the depth is at least 1"),
+        (architecture("swin_t", width=2.0), "swin_t comes from torchvision with a fixed width and depth"),
+        (architecture("swin_t", depth=12), "swin_t comes from torchvision with a fixed width and depth"),
+        (architecture("alexnet"), r"alexnet cannot read images of 32 x 32 pixels \(channels: 3\).*too small"),
+        (architecture("vit_b_16", (3, 40, 40)), "vit_b_16 cannot read images of 40 x 40 pixels"),
+        (architecture("vit_b_16", (3, 32, 48)), "vit_b_16 reads square images, not 32 x 48"),
+        (architecture("maxvit_t"), "maxvit_t cannot read images of 32 x 32 pixels"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_with_the_reason(spec, message):
+    with pytest.raises(ValueError, match=message):
+        build(spec, 3, seed=0)
+
+
+def test_logits_are_the_head_of_the_features():
+    network = Network(nn.Flatten(), nn.Linear(4, 2), 4)
+    x = images((1, 2, 2))
+    assert torch.equal(network(x), network.head(x.flatten(1)))

@@ -1,0 +1,382 @@
+"""The probe is multinomial logistic regression: scikit-learn agrees, and what must not matter does not."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor, nn
+
+from trainables import probe
+from trainables.probe import Probe, extract, fit_path, linear_probe
+
+L2S = (1e-5, 1e-3, 1e-1)
+
+
+def digits() -> tuple[Tensor, Tensor]:
+    """(1797, 64) pixels, five of which are always or nearly always 0, and labels."""
+    data = load_digits()
+    order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(0))
+    return torch.tensor(data.data, dtype=torch.float32)[order], torch.tensor(data.target)[order]
+
+
+def random_net_features() -> tuple[Tensor, Tensor]:
+    """(1797, 48) features of the noisy digits from an untrained network: not separable, collinear, some dead."""
+    images, labels = digits()
+    generator = torch.Generator().manual_seed(1)
+    hidden = images / 8 - 1 + torch.randn(images.shape, generator=generator)
+    for width in (64, 48):
+        hidden = (hidden @ torch.randn(hidden.shape[1], width, generator=generator) / 8).relu()
+    return hidden, labels
+
+
+def blobs(num_examples: int = 60, num_features: int = 4, num_classes: int = 3, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Overlapping clouds, of different scales along each feature."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(num_examples) % num_classes
+    centres = torch.randn(num_classes, num_features, generator=generator)
+    features = centres[labels] + torch.randn(num_examples, num_features, generator=generator)
+    return features * torch.logspace(-2, 2, num_features) + 5, labels
+
+
+def objective(found: Probe, features: Tensor, labels: Tensor) -> float:
+    penalty = found.l2 / 2 * found.weight.square().sum()
+    return float(F.cross_entropy(found.logits(features), labels) + penalty)
+
+
+def accuracy(found: Probe, features: Tensor, labels: Tensor) -> float:
+    return int((found.logits(features).argmax(1) == labels).sum()) / len(labels)
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    return torch.allclose(a, b, rtol=1e-3, atol=1e-3)
+
+
+def scikit_learn(features: Tensor, labels: Tensor, l2: float) -> Probe:
+    """The same objective by scikit-learn's own Newton solver, as a Probe."""
+    mean, scale = features.double().mean(0), features.double().std(0, correction=0)
+    scale = torch.where(scale > 0, scale, 1)
+    model = LogisticRegression(C=1 / (l2 * len(features)), solver="newton-cholesky", tol=1e-9, max_iter=1000)
+    model.fit(((features - mean) / scale).numpy(), labels.numpy())
+    return Probe(weight=torch.tensor(model.coef_), bias=torch.tensor(model.intercept_), mean=mean, scale=scale, l2=l2)
+
+
+@pytest.mark.parametrize("source", [digits, random_net_features])
+def test_scikit_learn_finds_the_same_minimum_and_the_same_accuracy(source):
+    features, labels = source()
+    train, test = (features[:1200], labels[:1200]), (features[1200:], labels[1200:])
+    for ours in fit_path(*train, 10, L2S):
+        theirs = scikit_learn(*train, ours.l2)
+        assert objective(ours, *train) == pytest.approx(objective(theirs, *train), rel=1e-5)
+        assert accuracy(ours, *test) == pytest.approx(accuracy(theirs, *test), abs=0.002)
+
+
+def test_with_two_classes_scikit_learn_penalises_the_difference_of_ours():
+    features, labels = blobs(num_classes=2)
+    (ours,) = fit_path(features, labels, 2, [0.02])
+    theirs = scikit_learn(features, labels, l2=0.01)  # half of ours: C is 2 / (0.02 N)
+    assert same(ours.weight[1] - ours.weight[0], theirs.weight[0])
+    assert same(ours.bias[1] - ours.bias[0], theirs.bias[0])
+
+
+def test_two_points_worked_out_by_hand():
+    # Features -1 and 1 of classes 0 and 1. By symmetry W = (-v, v) and b = 0; the objective is
+    # log(1 + exp(-2 v)) + l2 v^2, whose derivative is 0 at l2 = 1 / (v (1 + exp(2 v))).
+    l2 = 1 / (1 + math.exp(2))  # v = 1
+    (found,) = fit_path(torch.tensor([[-1.0], [1.0]]), torch.tensor([0, 1]), 2, [l2])
+    assert found.weight.flatten().tolist() == pytest.approx([-1, 1], abs=1e-3)
+    assert found.bias.tolist() == pytest.approx([0, 0], abs=1e-3)
+    assert found.logits(torch.tensor([[0.5]]))[0].tolist() == pytest.approx([-0.5, 0.5], abs=1e-3)
+
+
+def test_two_points_far_from_zero_are_standardised():
+    here = fit_path(torch.tensor([[-1.0], [1.0]]), torch.tensor([0, 1]), 2, [0.1])[0]
+    there = fit_path(torch.tensor([[98.0], [102.0]]), torch.tensor([0, 1]), 2, [0.1])[0]
+    assert there.mean.item() == 100
+    assert there.scale.item() == 2
+    assert same(there.weight, here.weight)
+
+
+@pytest.mark.parametrize("l2", [1e-6, 1e-3, 10.0])
+@pytest.mark.parametrize(
+    ("case", "num_examples", "num_features"),
+    [("separable", 30, 3), ("overlapping", 90, 5), ("fewer examples than features", 20, 50), ("collinear", 40, 6)],
+)
+def test_the_gradient_vanishes_where_the_solver_stops(case, num_examples, num_features, l2):
+    features, labels = blobs(num_examples, num_features)
+    if case == "separable":
+        features += 1000 * F.one_hot(labels)
+    if case == "collinear":
+        features[:, 3:] = 2 * features[:, :3]
+    (found,) = fit_path(features, labels, 3, [l2])
+    weight, bias = found.weight.clone().requires_grad_(), found.bias.clone().requires_grad_()
+    moved = Probe(weight=weight, bias=bias, mean=found.mean, scale=found.scale, l2=l2)
+    loss = F.cross_entropy(moved.logits(features), labels) + l2 / 2 * weight.square().sum()
+    loss.backward()
+    squared = weight.grad.square().sum() + bias.grad.square().sum()
+    assert squared / (2 * l2) <= 1.01e-6 * loss  # strong convexity: the distance to the minimum, relative
+
+
+@pytest.mark.parametrize(("name", "value"), [("MAX_AXES", 0), ("MAX_FLOAT64_ENTRIES", 0), ("BLOCK_ENTRIES", 5000)])
+def test_large_data_takes_another_way_to_the_same_minimum(monkeypatch, name, value):
+    features, labels = random_net_features()
+    usual = fit_path(features, labels, 10, L2S)
+    monkeypatch.setattr(probe, name, value)
+    for a, b in zip(usual, fit_path(features, labels, 10, L2S), strict=True):
+        assert objective(b, features, labels) == pytest.approx(objective(a, features, labels), rel=1e-4)
+
+
+def test_large_data_is_solved_for_in_float32(monkeypatch):
+    monkeypatch.setattr(probe, "MAX_FLOAT64_ENTRIES", 100)
+    assert fit_path(*blobs(60, 4), 3, [0.1])[0].weight.dtype == torch.float32
+    assert fit_path(*blobs(25, 4), 3, [0.1])[0].weight.dtype == torch.float64
+
+
+def test_the_order_of_examples_changes_nothing():
+    features, labels = blobs()
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    for a, b in zip(fit_path(features, labels, 3, L2S), fit_path(features[order], labels[order], 3, L2S), strict=True):
+        assert same(a.logits(features), b.logits(features))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -7e5])
+def test_a_constant_feature_changes_nothing(value):
+    features, labels = blobs()
+    more = torch.cat([features, torch.full((len(features), 1), value)], dim=1)
+    for a, b in zip(fit_path(features, labels, 3, L2S), fit_path(more, labels, 3, L2S), strict=True):
+        assert same(a.logits(features), b.logits(more))
+        assert b.weight[:, -1].abs().max() < 1e-9
+        assert b.scale[-1] == 1
+
+
+def test_showing_every_example_twice_changes_nothing():
+    features, labels = blobs()
+    for a, b in zip(
+        fit_path(features, labels, 3, L2S), fit_path(features.repeat(2, 1), labels.repeat(2), 3, L2S), strict=True
+    ):
+        assert same(a.logits(features), b.logits(features))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    factors=st.lists(st.floats(0.01, 100) | st.floats(-100, -0.01), min_size=4, max_size=4),
+    offsets=st.lists(st.floats(-100, 100), min_size=4, max_size=4),
+    l2=st.sampled_from((1e-3, 1e-1, 10.0)),
+)
+def test_rescaling_and_shifting_a_feature_changes_nothing(factors, offsets, l2):
+    features, labels = blobs()
+    features = features.double()
+    moved = features * torch.tensor(factors).double() + torch.tensor(offsets).double()
+    (a,), (b,) = fit_path(features, labels, 3, [l2]), fit_path(moved, labels, 3, [l2])
+    assert same(a.logits(features), b.logits(moved))
+
+
+@settings(max_examples=25, deadline=None)
+@given(names=st.permutations(range(4)), seed=st.integers(0, 100))
+def test_renaming_the_classes_renames_the_predictions(names, seed):
+    features, labels = blobs(num_classes=4, seed=seed)
+    renamed = torch.tensor(names)[labels]
+    (a,), (b,) = fit_path(features, labels, 4, [1e-2]), fit_path(features, renamed, 4, [1e-2])
+    assert same(a.logits(features), b.logits(features)[:, list(names)])
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 100), num_examples=st.integers(4, 40), num_features=st.integers(1, 30))
+def test_a_stronger_penalty_shrinks_the_weights_and_raises_the_training_loss(seed, num_examples, num_features):
+    features, labels = blobs(num_examples, num_features, seed=seed)
+    assume(len(labels.unique()) == 3)
+    probes = fit_path(features, labels, 3, (1e-4, 1e-2, 1.0))
+    norms = [float(found.weight.norm()) for found in probes]
+    losses = [float(F.cross_entropy(found.logits(features), labels)) for found in probes]
+    assert norms == sorted(norms, reverse=True)
+    assert losses == sorted(losses)
+    assert losses[-1] <= math.log(3) + 1e-9  # the loss of saying nothing
+
+
+def test_a_strong_penalty_leaves_the_class_frequencies():
+    features, _ = blobs(40)
+    labels = torch.tensor([0] * 30 + [1] * 10)
+    (found,) = fit_path(features, labels, 2, [1e6])
+    assert found.logits(features).softmax(1)[:, 1].tolist() == pytest.approx([0.25] * 40, abs=1e-3)
+
+
+def test_the_path_comes_in_the_order_of_the_l2s_and_depends_on_no_order():
+    features, labels = blobs()
+    forward, backward = fit_path(features, labels, 3, L2S), fit_path(features, labels, 3, L2S[::-1])
+    assert [found.l2 for found in forward] == list(L2S)
+    for a, b in zip(forward, reversed(backward), strict=True):
+        assert torch.equal(a.weight, b.weight)
+
+
+def test_a_probe_of_the_same_data_is_the_same_to_the_last_bit():
+    features, labels = random_net_features()
+    a, b = (fit_path(features, labels, 10, L2S) for _ in range(2))
+    assert all(torch.equal(x.weight, y.weight) and torch.equal(x.bias, y.bias) for x, y in zip(a, b, strict=True))
+
+
+def test_a_class_without_training_examples_is_never_predicted_and_leaves_the_others_alone():
+    features, labels = blobs()
+    three = fit_path(features, labels, 3, L2S)
+    five = fit_path(features, torch.tensor([0, 2, 3])[labels], 5, L2S)  # 1 and 4 do not occur
+    for a, b in zip(three, five, strict=True):
+        logits = b.logits(100 * features)
+        assert set(logits.argmax(1).tolist()) <= {0, 2, 3}
+        assert logits.isfinite().all()
+        assert (b.logits(features).softmax(1)[:, [1, 4]] < 1 / len(features)).all()
+        assert torch.equal(a.weight, b.weight[[0, 2, 3]])
+
+
+def test_with_a_single_class_the_probe_always_says_that_class():
+    (found,) = fit_path(blobs()[0], torch.full((60,), 2), 3, [1e-3])
+    assert found.weight.abs().max() == 0
+    assert set(found.logits(blobs(seed=1)[0]).argmax(1).tolist()) == {2}
+
+
+def test_one_example_is_enough():
+    (found,) = fit_path(torch.tensor([[3.0, 4.0]]), torch.tensor([1]), 2, [1e-3])
+    assert found.logits(torch.tensor([[0.0, 100.0]])).argmax().item() == 1
+
+
+def three_splits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    features, labels = random_net_features()
+    splits = [(features[i::3], labels[i::3]) for i in range(3)]
+    return splits[0], splits[1], splits[2]
+
+
+def test_the_test_split_decides_nothing():
+    train, validation, test = three_splits()
+    usual = linear_probe(train, validation, test, 10, L2S)
+    odd = linear_probe(train, validation, (torch.zeros(7, 48), torch.arange(7)), 10, L2S)
+    renamed = linear_probe(train, validation, (test[0], (test[1] + 1) % 10), 10, L2S)
+    for other in (odd, renamed):
+        assert (other.l2, other.path, other.validation_accuracy) == (usual.l2, usual.path, usual.validation_accuracy)
+        assert torch.equal(other.probe.weight, usual.probe.weight)
+    assert renamed.test_accuracy < 0.2 < usual.test_accuracy
+
+
+def test_the_result_is_what_its_probe_does():
+    train, validation, test = three_splits()
+    result = linear_probe(train, validation, test, 10, L2S)
+    assert result.probe.l2 == result.l2
+    assert result.train_accuracy == accuracy(result.probe, *train)
+    assert result.validation_accuracy == accuracy(result.probe, *validation) == dict(result.path)[result.l2]
+    assert result.test_accuracy == accuracy(result.probe, *test)
+    assert result.test_loss == pytest.approx(float(F.cross_entropy(result.probe.logits(test[0]), test[1])))
+    assert torch.equal(result.test_correct, result.probe.logits(test[0]).argmax(1) == test[1])
+    assert [l2 for l2, _ in result.path] == list(L2S)
+    assert result.validation_accuracy == max(a for _, a in result.path)
+
+
+def test_among_equal_validation_accuracies_the_lower_loss_wins():
+    # Both get both points right; the weaker penalty is the surer of the two, and right to be.
+    split = torch.tensor([[-1.0], [1.0]]), torch.tensor([0, 1])
+    assert linear_probe(split, split, split, 2, [1e-1, 1e-3]).l2 == 1e-3
+    # A validation point that both get wrong: now it is wrong to be sure.
+    wrong = torch.tensor([[-1.0], [1.0]]), torch.tensor([1, 0])
+    assert linear_probe(split, wrong, split, 2, [1e-1, 1e-3]).l2 == 1e-1
+
+
+def test_among_equal_validation_losses_the_stronger_penalty_wins():
+    # With one class every penalty leaves the same probe.
+    split = torch.tensor([[-1.0], [1.0]]), torch.tensor([0, 0])
+    assert linear_probe(split, split, split, 1, [1e-3, 1e-1, 1e-2]).l2 == 1e-1
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_features_that_are_not_finite_are_refused_with_their_place(value):
+    features, labels = blobs()
+    features[7, 1] = value
+    with pytest.raises(ValueError, match="training features of 1 of 60 examples are not finite, of example 7"):
+        fit_path(features, labels, 3, L2S)
+    with pytest.raises(ValueError, match="validation features"):
+        linear_probe(blobs(), (features, labels), blobs(), 3, L2S)
+    with pytest.raises(ValueError, match="test features"):
+        linear_probe(blobs(), blobs(), (features, labels), 3, L2S)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": torch.arange(60)}, "labels reach from 0 to 59; with 3 classes"),
+        ({"labels": torch.arange(60) % 3 - 1}, "labels reach from -1"),
+        ({"labels": torch.zeros(59)}, r"labels \(59,\)"),
+        ({"features": torch.zeros(0, 4), "labels": torch.zeros(0)}, r"features \(0, 4\)"),
+        ({"features": torch.zeros(60, 0)}, r"features \(60, 0\)"),
+        ({"l2s": []}, "l2 is"),
+        ({"l2s": [0.1, 0.0]}, "positive"),
+        ({"l2s": [math.nan]}, "positive"),
+    ],
+)
+def test_impossible_arguments_are_refused(change, message):
+    features, labels = blobs()
+    arguments = {"features": features, "labels": labels, "num_classes": 3, "l2s": L2S} | change
+    with pytest.raises(ValueError, match=message):
+        fit_path(**arguments)
+
+
+def test_a_solver_that_runs_out_of_steps_says_so(monkeypatch):
+    monkeypatch.setattr(probe, "MAX_ITERATIONS", 2)
+    with pytest.warns(UserWarning, match="l2 1e-05 has not converged in 2 steps"):
+        fit_path(*random_net_features(), 10, [1e-5])
+
+
+class Halves(nn.Module):
+    """Means of an image's halves after dropout and batch norm: modules that behave differently in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.norm(x)).mean(3).flatten(1)
+
+
+def test_extracted_features_come_in_evaluation_mode_and_the_modes_are_restored():
+    net = Halves()
+    net.norm.eval()  # frozen, while the rest trains
+    images = torch.randn(10, 1, 2, 6, generator=torch.Generator().manual_seed(0)).double()
+    found = extract(net.double(), images.split(4))
+    assert found.dtype == torch.float32
+    assert not found.requires_grad
+    assert torch.allclose(found.double(), images.mean(3).flatten(1) / math.sqrt(1 + 1e-5), atol=1e-6)
+    assert (net.training, net.norm.training, net.dropout.training) == (True, False, True)
+    assert int(net.norm.num_batches_tracked) == 0
+
+
+def test_the_modes_are_restored_after_an_error():
+    net = Halves()
+    with pytest.raises(RuntimeError):
+        extract(net, [torch.zeros(2, 3, 2, 2)])
+    assert net.norm.training
+
+
+def test_the_batch_size_does_not_change_the_features():
+    images = torch.randn(10, 1, 2, 6, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(extract(Halves(), images.split(3)), extract(Halves(), [images]))
+
+
+def test_the_identity_extracts_raw_inputs():
+    images = torch.randn(5, 3, 2, 2)
+    assert torch.equal(extract(nn.Identity(), [images[:2], images[2:]]), images.flatten(1))
+
+
+def test_extracting_from_no_examples_is_refused():
+    with pytest.raises(ValueError, match="no examples"):
+        extract(nn.Identity(), [])
+
+
+def test_a_probe_of_digits_is_as_good_as_is_known():
+    # Logistic regression on these pixels is known to reach about 96 %.
+    features, labels = digits()
+    splits = [(features[i::3], labels[i::3]) for i in range(3)]
+    result = linear_probe(splits[0], splits[1], splits[2], 10, (1e-4, 1e-3, 1e-2))
+    assert 0.94 < result.test_accuracy < 0.99
+    assert np.isfinite(result.test_loss)

@@ -1,0 +1,374 @@
+"""Which network? Models by name, width and depth, each split into the features that a probe reads and a linear head.
+
+A new architecture is one function that returns its features, entered in ARCHITECTURES. Everything else here is the
+same for all: the seeds of the initialisation, the head, the size. Training is pretrain.py's matter, and which features
+of how many networks a probe reads is representation.py's.
+
+The features of one architecture and seed are the same for every number of classes: a mixture and the direct baseline
+of its components start from the same weights, and only their heads differ.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import torch
+import torchvision.models
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models import get_model, list_models
+from torchvision.models.resnet import BasicBlock, Bottleneck
+from torchvision.models.vision_transformer import Encoder
+
+from trainables.spec import Architecture, derive_seed
+
+Block = type[BasicBlock] | type[Bottleneck]
+
+
+class Network(nn.Module):
+    """Features and a linear head. Logits are `head(features(images))`."""
+
+    def __init__(self, features: nn.Module, head: nn.Linear | None, num_features: int) -> None:
+        super().__init__()
+        self.features = features  # (B, channels, height, width), values in about [-1, 1] -> (B, D)
+        self.head = head  # (B, D) -> (B, C); None for a network that is only ever probed
+        self.num_features = num_features  # D
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.head is not None, "a network built with 0 classes has features only"
+        return self.head(self.features(x))  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Size:
+    """What the features of an architecture cost, without the head."""
+
+    parameters: int
+    flops: int  # of one forward pass of one example: twice its multiply-adds, in convolutions and matrix products
+    num_features: int
+
+
+def build(architecture: Architecture, num_classes: int, seed: int) -> Network:
+    """A freshly initialised network on the CPU, in training mode.
+
+    Args:
+        architecture: its name, width, depth and image shape.
+        num_classes: outputs of the head; 0 for no head.
+        seed: the replicate's. Features and head draw from streams of their own, so the features depend on neither
+            the number of classes nor the state of the global generator, which is left as it was.
+
+    Raises:
+        ValueError: the name is unknown, or the architecture does not exist at this width, depth or image shape.
+    """
+    num_features = measure(architecture).num_features
+    with _seeded(derive_seed(seed, "init", "features")):
+        features = _features(architecture)
+    with _seeded(derive_seed(seed, "init", "head")):
+        head = nn.Linear(num_features, num_classes) if num_classes else None
+    return Network(features, head, num_features)
+
+
+@cache
+def measure(architecture: Architecture) -> Size:
+    """The size of an architecture's features, found without allocating their weights.
+
+    Raises:
+        ValueError: as for `build`.
+    """
+    with _Weightless():
+        features = _features(architecture).to("meta")
+    features.eval()  # batch statistics of one example do not exist
+    example = torch.empty(1, *architecture.image_shape, device="meta")
+    # Gradients keep attention off its fused inference kernel, which the counter cannot see into.
+    with (
+        _blaming_the_image(architecture, RuntimeError, ValueError, AssertionError),
+        torch.enable_grad(),
+        FlopCounterMode(display=False) as counter,
+    ):
+        output = features(example)
+    assert output.ndim == 2, f"features of {architecture.name} are (B, D), not {tuple(output.shape)}"
+    parameters = sum(p.numel() for p in features.parameters())
+    return Size(parameters, counter.get_total_flops(), output.shape[1])
+
+
+def names() -> list[str]:
+    """Every name that an Architecture may have: the ones built here, then torchvision's classification models."""
+    others = list_models(module=torchvision.models)
+    return [*ARCHITECTURES, *(name for name in others if name not in ARCHITECTURES)]
+
+
+# --- The architectures. Each function returns the features of one, freshly initialised. ---
+
+
+def mlp(architecture: Architecture) -> nn.Module:
+    """Hidden layers of 64 units with ReLU on the flattened image; the features are the last hidden activations."""
+    inputs, units = math.prod(architecture.image_shape), _scaled(64, architecture)
+    layers: list[nn.Module] = [nn.Flatten()]
+    for _ in range(architecture.depth or 2):
+        layers += [nn.Linear(inputs, units), nn.ReLU()]
+        inputs = units
+    return nn.Sequential(*layers)
+
+
+def cnn(architecture: Architecture) -> nn.Module:
+    """Convolutions of 16, 32, 64, 64, 64, ... channels, each with batch norm and ReLU, then a global average.
+
+    A convolution has stride 2 as long as that leaves at least 4 pixels on the shorter side: images of 32 pixels are
+    averaged over 4 x 4 positions, images of 28 over 7 x 7.
+    """
+    channels, side = architecture.image_shape[0], min(architecture.image_shape[1:])
+    layers: list[nn.Module] = []
+    for i in range(architecture.depth or 4):
+        out_channels = _scaled((16, 32, 64)[min(i, 2)], architecture)
+        stride = 2 if side >= 8 else 1
+        layers += [
+            nn.Conv2d(channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(),
+        ]
+        channels, side = out_channels, math.ceil(side / stride)
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def resnet(architecture: Architecture, block: Block, blocks: Sequence[int]) -> nn.Module:
+    """torchvision's residual network, with every channel count scaled and a stem that suits the image.
+
+    Images with a side below 64 pixels get the stem that He et al. (2015), arXiv:1512.03385, section 4.2, use for CIFAR:
+    one 3 x 3 convolution of stride 1 and no pooling. torchvision's own reduces 32 pixels to 8 before the first block.
+    Submodules are named as in torchvision, so its state dicts fit at width 1 and the default depth.
+    """
+    image_channels, height, width = architecture.image_shape
+    channels, small = _scaled(64, architecture), min(height, width) < 64
+    kernel, stride = (3, 1) if small else (7, 2)
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    layers["conv1"] = nn.Conv2d(image_channels, channels, kernel, stride, padding=kernel // 2, bias=False)
+    layers["bn1"] = nn.BatchNorm2d(channels)
+    layers["relu"] = nn.ReLU()
+    layers["maxpool"] = nn.Identity() if small else nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+    for i, num_blocks in enumerate([architecture.depth] * 4 if architecture.depth else blocks):
+        planes = _scaled(64 * 2**i, architecture)
+        layers[f"layer{i + 1}"] = _stage(block, channels, planes, num_blocks, stride=1 if i == 0 else 2)
+        channels = planes * block.expansion
+    layers["avgpool"] = nn.AdaptiveAvgPool2d(1)
+    layers["flatten"] = nn.Flatten()
+    features = nn.Sequential(layers)
+    for module in features.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return features
+
+
+def vit(architecture: Architecture, heads: int) -> nn.Module:
+    """A vision transformer with heads of 64 units each, times the width, and 12 blocks; the class token is read.
+
+    Patches are the largest of 1, 2, 4, 8 and 16 pixels with at least 7 patches along the shorter side (4 for images of
+    28 or 32 pixels, 8 for 64, 16 for 224), so that small images too become some fifty tokens or more.
+    """
+    side = min(architecture.image_shape[1:])
+    patch = max((p for p in (2, 4, 8, 16) if side >= 7 * p), default=1)
+    return VisionTransformer(
+        architecture.image_shape,
+        patch,
+        num_blocks=architecture.depth or 12,
+        num_heads=heads,
+        hidden=heads * _scaled(64, architecture),
+    )
+
+
+def from_torchvision(architecture: Architecture) -> nn.Module:
+    """A torchvision classification model at its random initialisation, without its last layer.
+
+    Dropout and stochastic depth stay as torchvision has them: they act in training mode only. Auxiliary classifiers are
+    left out. The stem is replaced where the image does not have three channels.
+    """
+    if architecture.width != 1 or architecture.depth is not None:
+        raise ValueError(
+            f"{architecture.name} comes from torchvision with a fixed width and depth; leave both at their "
+            f"defaults, or choose one of {', '.join(ARCHITECTURES)}"
+        )
+    options = _torchvision_options(architecture.name, architecture.image_shape)
+    with _blaming_the_image(architecture, ValueError, AssertionError):
+        model: nn.Module = get_model(architecture.name, weights=None, num_classes=1, **options)
+    # The classifier is the last layer with weights: a Linear everywhere, a 1 x 1 convolution in SqueezeNet.
+    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    name, classifier = layers[-1]
+    assert len(classifier.weight) == 1, f"{architecture.name}: {name} is the classifier"
+    model.set_submodule(name, nn.Identity())
+    name, stem = next((n, m) for n, m in layers if isinstance(m, nn.Conv2d))
+    model.set_submodule(name, _stem_for(architecture.image_shape[0], stem))
+    return model
+
+
+Builder = Callable[[Architecture], nn.Module]
+
+ARCHITECTURES: Mapping[str, Builder] = {
+    "mlp": mlp,
+    "cnn": cnn,
+    "resnet18": partial(resnet, block=BasicBlock, blocks=(2, 2, 2, 2)),
+    "resnet34": partial(resnet, block=BasicBlock, blocks=(3, 4, 6, 3)),
+    "resnet50": partial(resnet, block=Bottleneck, blocks=(3, 4, 6, 3)),
+    "vit_tiny": partial(vit, heads=3),
+    "vit_small": partial(vit, heads=6),
+}
+
+
+# --- What the architectures are made of. ---
+
+
+class VisionTransformer(nn.Module):
+    """torchvision's transformer encoder behind a stem for any image shape, after arXiv:2010.11929.
+
+    torchvision's own class takes square images whose side is a multiple of the patch. This one pads the image evenly
+    with 0, mid-grey, up to a multiple.
+    """
+
+    def __init__(
+        self, image_shape: tuple[int, int, int], patch: int, *, num_blocks: int, num_heads: int, hidden: int
+    ) -> None:
+        super().__init__()
+        channels, height, width = image_shape
+        rows, columns = math.ceil(height / patch), math.ceil(width / patch)
+        down, right = rows * patch - height, columns * patch - width
+        self.pad = nn.ZeroPad2d((right // 2, right - right // 2, down // 2, down - down // 2))
+        self.conv_proj = nn.Conv2d(channels, hidden, kernel_size=patch, stride=patch)
+        nn.init.trunc_normal_(self.conv_proj.weight, std=math.sqrt(1 / (channels * patch**2)))
+        nn.init.zeros_(self.conv_proj.bias)  # type: ignore[arg-type]
+        self.class_token = nn.Parameter(torch.zeros(1, 1, hidden))
+        self.encoder = Encoder(
+            seq_length=rows * columns + 1,
+            num_layers=num_blocks,
+            num_heads=num_heads,
+            hidden_dim=hidden,
+            mlp_dim=4 * hidden,
+            dropout=0.0,
+            attention_dropout=0.0,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = self.conv_proj(self.pad(x)).flatten(2).transpose(1, 2)  # (B, D, rows, columns) -> (B, T, D)
+        tokens = torch.cat([self.class_token.expand(len(x), -1, -1), patches], dim=1)
+        return self.encoder(tokens)[:, 0]  # type: ignore[no-any-return]
+
+
+def _stage(block: Block, channels: int, planes: int, num_blocks: int, stride: int) -> nn.Sequential:
+    """One resolution of a residual network; only its first block changes the shape."""
+    out_channels = planes * block.expansion
+    shortcut = None
+    if stride != 1 or channels != out_channels:
+        shortcut = nn.Sequential(
+            nn.Conv2d(channels, out_channels, kernel_size=1, stride=stride, bias=False),
+            nn.BatchNorm2d(out_channels),
+        )
+    first = block(channels, planes, stride, shortcut)
+    return nn.Sequential(first, *(block(out_channels, planes) for _ in range(num_blocks - 1)))
+
+
+def _stem_for(channels: int, stem: nn.Conv2d) -> nn.Conv2d:
+    """`stem` for images with another number of channels; random weights, scaled so that activations keep theirs."""
+    if channels == stem.in_channels:
+        return stem
+    replacement = nn.Conv2d(
+        channels,
+        stem.out_channels,
+        kernel_size=stem.kernel_size,  # type: ignore[arg-type]
+        stride=stem.stride,  # type: ignore[arg-type]
+        padding=stem.padding,  # type: ignore[arg-type]
+        bias=stem.bias is not None,
+    )
+    with torch.no_grad():
+        spread = stem.weight.std() * math.sqrt(stem.in_channels / channels)
+        replacement.weight.normal_().mul_(spread)
+        if stem.bias is not None and replacement.bias is not None:
+            replacement.bias.copy_(stem.bias)
+    return replacement
+
+
+def _torchvision_options(name: str, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+    """Arguments of a torchvision model beside its number of classes."""
+    _, height, width = image_shape
+    if name in ("googlenet", "inception_v3"):
+        return {"aux_logits": False, "init_weights": True}
+    if name.startswith("vit_"):
+        if height != width:
+            raise ValueError(f"{name} reads square images, not {height} x {width}; vit_small reads any")
+        return {"image_size": height}
+    if name.startswith("maxvit"):
+        return {"input_size": (height, width)}
+    return {}
+
+
+@contextmanager
+def _blaming_the_image(architecture: Architecture, *errors: type[Exception]) -> Iterator[None]:
+    """Turns what a model says about an image shape that does not fit it into a ValueError that says what to do."""
+    try:
+        yield
+    except errors as error:
+        channels, height, width = architecture.image_shape
+        raise ValueError(
+            f"{architecture.name} cannot read images of {height} x {width} pixels (channels: {channels}): "
+            f"{str(error).splitlines()[0].rstrip('.')}; set another image_size or choose another architecture"
+        ) from error
+
+
+# --- Names and widths. ---
+
+
+def _features(architecture: Architecture) -> nn.Module:
+    if architecture.depth is not None and architecture.depth < 1:
+        raise ValueError(f"{architecture.name} of depth {architecture.depth}; the depth is at least 1")
+    if architecture.name in ARCHITECTURES:
+        return ARCHITECTURES[architecture.name](architecture)
+    known = names()
+    if architecture.name in known:
+        return from_torchvision(architecture)
+    near = difflib.get_close_matches(architecture.name, known, n=5, cutoff=0.5)
+    raise ValueError(
+        f"unknown architecture {architecture.name!r}{'; close to it: ' if near else ''}{', '.join(near)}; "
+        f"known are {', '.join(ARCHITECTURES)} and torchvision's classification models"
+    )
+
+
+def _scaled(units: int, architecture: Architecture) -> int:
+    """`units` times the width, rounded."""
+    width = architecture.width
+    scaled = round(units * width) if math.isfinite(width) else 0
+    if scaled < 1:
+        raise ValueError(
+            f"{architecture.name} at width {width:g} has a layer without units: {units} x {width:g} rounds to "
+            f"{scaled}; use a width above {0.5 / units:g}"
+        )
+    return scaled
+
+
+# --- Randomness and allocation. ---
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Draws of the CPU's generator inside come from `seed`; afterwards it is as it was. GPUs' are not touched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+class _Weightless(TorchFunctionMode):
+    """Weights created inside hold no data.
+
+    Under `torch.device("meta")` no tensor does, and torchvision's RegNet fails, as it computes its widths with some.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.empty:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
