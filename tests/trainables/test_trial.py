@@ -1,0 +1,215 @@
+"""A trial: an ordinary function over a store, that a kill does not disturb."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from strategies import NAMES  # noqa: F401  (makes `strategies` importable in the child below)
+
+from trainables import components
+from trainables.mixture import mixture_of
+from trainables.spec import (
+    Architecture,
+    Cell,
+    Design,
+    Mixture,
+    PretrainSpec,
+    ProbeSpec,
+    Source,
+    Training,
+    Transfer,
+    TrialSpec,
+)
+from trainables.store import Store
+from trainables.trial import run_trial, trial_steps
+
+TRANSFER = Transfer(l2=(1e-3, 1e-1), train_examples=300)
+
+
+def small_trial(*, steps=80, seeds=(0,), learning_rate=0.1):
+    """Digits against their odd half, an mlp, both components measured, with baselines and controls."""
+    parts = {
+        "digits": components.prepare(Source(dataset="digits")),
+        "odd": components.prepare(Source(dataset="digits", classes=(1, 3, 5, 7, 9))),
+    }
+    architecture = Architecture(name="mlp", width=0.5, image_shape=(1, 8, 8))
+    training = Training(steps=steps, batch_size=32, learning_rate=learning_rate)
+
+    def pretraining(weights, seed):
+        mixture = mixture_of(weights, parts, num_examples=32 * steps, train_examples=None, label_space="joint")
+        return PretrainSpec(mixture=mixture, architecture=architecture, training=training, seed=seed)
+
+    def probe(member, name):
+        return ProbeSpec(members=(member,), component=parts[name], transfer=TRANSFER)
+
+    def untrained(seed):
+        return PretrainSpec(
+            mixture=Mixture(shares=()), architecture=architecture, training=Training(steps=0), seed=seed
+        )
+
+    cells = tuple(
+        Cell(
+            seed=seed,
+            component=name,
+            weight=0.5,
+            transfer=probe(pretraining({"digits": 1, "odd": 1}, seed), name),
+            direct=probe(pretraining({name: 1}, seed), name),
+            random_init=probe(untrained(seed), name),
+        )
+        for seed in seeds
+        for name in parts
+    )
+    design = Design(
+        mixture=(("digits", 0.5), ("odd", 0.5)), ordering="shuffled", architecture="mlp", width=0.5, depth=None,
+        representation="single", steps=steps, train_examples=None,
+    )  # fmt: skip
+    return TrialSpec(design=design, cells=cells)
+
+
+def results(store, trial):
+    return {s.digest: store.get(s.kind, s.digest) for s in trial.stages()}
+
+
+def measured(store, trial):
+    """Results without what differs between two runs of the same work."""
+    cost = {"seconds", "started", "finished", "examples_per_second", "worker"}
+    return {d: {k: v for k, v in r.items() if k not in cost} for d, r in results(store, trial).items()}
+
+
+def test_a_trial_computes_every_stage_once_and_never_again(tmp_path):
+    store, trial, events = Store(tmp_path), small_trial(), []
+    progress = run_trial(trial, store, device="cpu", note=lambda event, **what: events.append(what))
+    digests = [stage.digest for stage in trial.stages()]
+    assert progress.stages_done == progress.stages_total == len(digests)
+    assert Counter(e["digest"] for e in events) == Counter(digests)
+    again = []
+    assert run_trial(trial, store, device="cpu", note=lambda event, **what: again.append(what)).computed == 0
+    assert again == []
+
+
+def test_what_a_trial_measures_makes_sense(tmp_path):
+    store, trial = Store(tmp_path), small_trial(steps=300)
+    run_trial(trial, store, device="cpu")
+    for cell in trial.cells:
+        transfer, direct = store.get("probe", cell.transfer.digest), store.get("probe", cell.direct.digest)
+        assert transfer["test_accuracy"] > 0.8
+        assert direct["test_accuracy"] > 0.8
+        assert direct["head_accuracy"] > 0.8
+        assert transfer["head_accuracy"] > 0.8
+        assert transfer["chance_accuracy"] < 0.3
+        assert transfer["l2"] in TRANSFER.l2
+        assert store.get("probe", cell.random_init.digest)["head_accuracy"] is None
+        correct = store.tensors("probe", cell.transfer.digest, "test")["correct"]
+        assert float(correct.double().mean()) == transfer["test_accuracy"]
+
+
+def test_deleting_one_stage_computes_exactly_that_stage_again(tmp_path):
+    store, trial, events = Store(tmp_path), small_trial(), []
+    run_trial(trial, store, device="cpu")
+    before = measured(store, trial)
+    victim = trial.cells[0].transfer
+    store.remove("probe", victim.digest)
+    run_trial(trial, store, device="cpu", note=lambda event, **what: events.append(what["digest"]))
+    assert events == [victim.digest]
+    assert measured(store, trial) == before
+
+
+def test_a_network_that_is_needed_and_damaged_is_trained_again_to_the_same_weights(tmp_path):
+    store, trial, events = Store(tmp_path), small_trial(), []
+    run_trial(trial, store, device="cpu")
+    before = measured(store, trial)
+    member, probe = trial.cells[0].transfer.members[0], trial.cells[0].transfer
+    weights = Path(store.path(f"stages/pretrain/{member.digest[:2]}/{member.digest}/weights.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1])
+    store.remove("probe", probe.digest)
+    run_trial(trial, store, device="cpu", note=lambda event, **what: events.append(what.get("digest", event)))
+    assert events == ["damaged", member.digest, probe.digest]
+    assert measured(store, trial) == before
+
+
+def test_trials_at_the_same_time_on_one_store_compute_no_stage_twice(tmp_path):
+    trial, events = small_trial(seeds=(0, 1)), []
+
+    def work():
+        torch.set_num_threads(1)
+        run_trial(trial, Store(tmp_path), device="cpu", note=lambda event, **what: events.append(what["digest"]))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert Counter(events) == Counter(stage.digest for stage in trial.stages())
+
+
+def test_a_diverged_pretraining_is_a_result_and_the_trial_goes_on(tmp_path):
+    store, trial = Store(tmp_path), small_trial(learning_rate=1e30)
+    progress = run_trial(trial, store, device="cpu")
+    assert progress.stages_done == progress.stages_total
+    cell = trial.cells[0]
+    assert store.get("pretrain", cell.transfer.members[0].digest)["status"] == "diverged"
+    assert store.get("probe", cell.transfer.digest) is None
+    assert store.get("probe", cell.random_init.digest)["status"] == "ok"
+    assert run_trial(trial, store, device="cpu").computed == 0
+
+
+def test_closing_a_trial_keeps_its_state_and_frees_its_stage(tmp_path):
+    store, trial = Store(tmp_path), small_trial(steps=2000)
+    steps = trial_steps(trial, store, device="cpu", report_every_s=0.05)
+    for progress in steps:
+        if "step" in progress.doing:
+            break
+    steps.close()
+    (state,) = store.names("state")
+    digest = state.removesuffix(".safetensors")
+    with store.claim(digest) as free:
+        assert free
+    run_trial(trial, store, device="cpu")
+    assert store.names("state") == []
+
+
+CHILD = """
+import sys
+sys.path[:0] = {path!r}
+import torch
+torch.set_num_threads(1)
+from test_trial import small_trial
+from trainables import pretrain, trial
+from trainables.store import Store
+pretrain.pretrain.__kwdefaults__["save_every_s"] = 0.05
+trial.run_trial(small_trial(steps=3000), Store({store!r}), device="cpu")
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_trial_taken_up_again_equals_an_undisturbed_one_bit_for_bit(tmp_path):
+    """kill -9 in the middle of a pretraining, several times, wherever it hits; then to the end."""
+    torch.set_num_threads(1)
+    trial = small_trial(steps=3000)
+    undisturbed, disturbed = Store(tmp_path / "undisturbed"), Store(tmp_path / "disturbed")
+    run_trial(trial, undisturbed, device="cpu")
+    code = CHILD.format(path=[*sys.path, os.path.dirname(__file__)], store=disturbed.location)  # noqa: PTH120
+    taken_up = 0
+    for _ in range(3):
+        child = subprocess.Popen([sys.executable, "-c", code])
+        deadline = time.monotonic() + 120
+        while not disturbed.names("state") and child.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        taken_up += bool(disturbed.names("state"))
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+    assert taken_up > 0
+    run_trial(trial, disturbed, device="cpu")
+    assert measured(disturbed, trial) == measured(undisturbed, trial)
+    for stage in trial.stages():
+        if isinstance(stage, PretrainSpec):
+            a, b = (s.tensors("pretrain", stage.digest, "weights") for s in (undisturbed, disturbed))
+            assert all(torch.equal(a[k], b[k]) for k in a)
