@@ -1,0 +1,1 @@
+"""What does the results table say? Pure functions from tables to tables, numbers and sentences."""

@@ -1,0 +1,452 @@
+"""How much does each component lose, and how sure is that? Transfer gaps over seeds with 95 % intervals.
+
+A seed is the unit of replication: rows of a group that share a seed are averaged first, then the interval is
+taken over seeds. Differences are taken within a seed before anything is averaged. Rows that are not ok never
+enter a mean and are counted beside it. Gaps are fractions here, points (hundredths) where people read them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import stdtrit
+
+AXES = {  # what a sweep may vary, and its plural
+    "mixture": "mixtures",
+    "ordering": "orderings",
+    "architecture": "architectures",
+    "width": "widths",
+    "depth": "depths",
+    "representation": "representations",
+    "steps": "numbers of steps",
+    "train_examples": "pool sizes",
+}
+ACCURACIES = ("transfer_accuracy", "direct_probe_accuracy", "direct_accuracy", "random_init_accuracy")
+REASONS = {  # why a row has no gap: columns of a summary, and how people say them
+    "failed": "failed",
+    "diverged": "diverged",
+    "pending": "pending",
+    "no_baseline": "without a baseline",
+}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds and its 95 % interval."""
+
+    mean: float
+    low: float | None  # None: one seed says nothing about other seeds
+    high: float | None
+    n: int  # number of seeds
+
+    @property
+    def positive(self) -> bool:
+        """Whether the whole interval lies above 0."""
+        return self.low is not None and self.low > 0 and not contains_zero(self.low, self.high)
+
+
+def estimate(values: Iterable[float | None]) -> Estimate:
+    """The mean of one value per seed, absent ones left out, and a two-sided Student t interval.
+
+    Raises:
+        ValueError: no value is there.
+    """
+    known = pd.Series(list(values), dtype="Float64").dropna().to_numpy(dtype=float)
+    n = len(known)
+    if n == 0:
+        raise ValueError("there is no value to estimate from; count the missing rows instead")
+    mean = math.fsum(known) / n
+    if n == 1:
+        return Estimate(mean, None, None, 1)
+    half = float(_half_width(np.std(known, ddof=1), n))
+    return Estimate(mean, mean - half, mean + half, n)
+
+
+def _half_width(deviation: Any, n: Any) -> Any:
+    """Half of the 95 % t interval of a mean, from the sample standard deviation of n > 1 values."""
+    return stdtrit(n - 1, 0.975) * deviation / n**0.5
+
+
+def per_component(table: pd.DataFrame) -> pd.DataFrame:
+    """`summarise` over everything that was varied: one row per component."""
+    return summarise(table, ["component"])
+
+
+def by_weight(table: pd.DataFrame) -> pd.DataFrame:
+    """`summarise` by component, its weight, and the axes that vary.
+
+    Mixtures in which a component weighs the same are one group. Rows run through the weights from small to
+    large, everything else in the order of the plan.
+    """
+    axes = other_axes(table)
+    found = summarise(table, ["component", "weight", *axes])
+    in_plan_order = [_codes(found[name]) for name in ("component", *axes)]
+    weight = found["weight"].to_numpy(dtype=float, na_value=np.nan)
+    return found.iloc[np.lexsort((weight, *reversed(in_plan_order)))].reset_index(drop=True)
+
+
+def by_design(table: pd.DataFrame) -> pd.DataFrame:
+    """`summarise` with one row per trial and component, and the axes that vary as columns."""
+    return summarise(table, ["trial", *varying_axes(table), "component", "weight"])
+
+
+def varying_axes(table: pd.DataFrame) -> list[str]:
+    """Which of AXES have more than one value; an absent value (an architecture's own depth) counts as one."""
+    return [axis for axis in AXES if table[axis].nunique(dropna=False) > 1]
+
+
+def other_axes(table: pd.DataFrame) -> list[str]:
+    """`varying_axes` without the mixture."""
+    return [axis for axis in varying_axes(table) if axis != "mixture"]
+
+
+def summarise(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Mean gap, interval and accuracies of every group, in order of appearance.
+
+    Args:
+        table: a results table (`results.COLUMNS`).
+        by: the columns that define a group, at least one; an absent value is a value like any other.
+
+    Returns:
+        One row per group: the columns of `by`, and
+
+        gap, low, high: fractions; mean over seeds and 95 % interval, absent where there is none.
+        n: seeds with a gap.
+        trials: designs with a gap, averaged within each seed.
+        uneven: some of these seeds lack a gap for some of these designs, so the seeds are not alike.
+        transfer_accuracy, direct_probe_accuracy, direct_accuracy, random_init_accuracy: means over seeds.
+        rows, failed, diverged, pending, no_baseline: rows in the group, and those without a gap by reason.
+    """
+    numbered, found = _numbered(table, by)
+    reason = reasons(numbered)
+    measured = numbered[reason == ""].drop_duplicates(["group", "trial", "seed"]).groupby("group")
+    over = _over_seeds(numbered, ["gap", *ACCURACIES], found.index)
+    found[["gap", "low", "high", "n"]] = over["gap"]
+    found["trials"] = _counts(measured["trial"].nunique(), found.index)
+    found["uneven"] = _counts(measured.size(), found.index) != found["trials"] * found["n"]
+    for name in ACCURACIES:
+        found[name] = over[name]["mean"]
+    found["rows"] = _counts(numbered.groupby("group").size(), found.index)
+    for name in REASONS:
+        found[name] = _counts((reason == name).groupby(numbered["group"]).sum(), found.index)
+    return found
+
+
+def over_seeds(table: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFrame:
+    """The columns of `by`, then mean, low, high and n of a column's ok rows, for the groups of `summarise`."""
+    numbered, found = _numbered(table, by)
+    return found.join(_over_seeds(numbered, [column], found.index)[column])
+
+
+def seed_means(table: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFrame:
+    """One row per group and seed with the mean of a column's ok rows: what intervals are taken over."""
+    return _seed_means(table, by, [column]).dropna(subset=column).reset_index()
+
+
+def _numbered(table: pd.DataFrame, by: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The table with the number of each row's group, in order of appearance, and the groups by number."""
+    numbered = table.assign(group=_group(table, by))
+    groups = numbered.drop_duplicates("group").set_index("group")[list(by)]
+    return numbered, groups.rename_axis(index=None)
+
+
+def _over_seeds(numbered: pd.DataFrame, columns: Sequence[str], groups: pd.Index[Any]) -> dict[str, pd.DataFrame]:
+    over = _seed_means(numbered, ["group"], columns).groupby("group")
+    mean, deviation = (values.reindex(groups).astype("Float64") for values in (over.mean(), over.std()))
+    n = _counts(over.count(), groups)
+    at_least_two = n.clip(lower=2).to_numpy(dtype=float)  # one seed has no deviation, so no interval either
+    half = _half_width(deviation, at_least_two)
+    of = {"mean": mean, "low": mean - half, "high": mean + half, "n": n}
+    return {name: pd.DataFrame({key: values[name] for key, values in of.items()}) for name in columns}
+
+
+def _seed_means(table: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
+    known = table[(table["status"] == "ok").fillna(False)]
+    return known.groupby([*by, "seed"], dropna=False, sort=False)[list(columns)].mean()
+
+
+def reasons(table: pd.DataFrame) -> pd.Series[str]:
+    """Why each row has no gap: one of REASONS, or empty where it has one. Without a status it is pending."""
+    status = table["status"].fillna("pending")
+    return status.mask(status == "ok", "no_baseline").mask((status == "ok") & table["gap"].notna(), "")
+
+
+def missing(table: pd.DataFrame) -> str:
+    """How many rows have no gap, and why: for example `2 failed, 3 pending`; empty if all have one."""
+    counts = reasons(table).value_counts()
+    return ", ".join(f"{counts[name]} {spoken}" for name, spoken in REASONS.items() if name in counts)
+
+
+def _group(table: pd.DataFrame, by: Sequence[str]) -> pd.Series[int]:
+    """The number of every row's group, groups counted in order of appearance."""
+    codes = pd.DataFrame({name: _codes(table[name]) for name in by}, index=table.index)
+    return codes.groupby(list(by), sort=False).ngroup()
+
+
+def _codes(values: pd.Series[Any]) -> Any:
+    """(N,) number of each distinct value, absent included, in order of appearance."""
+    return pd.factorize(values, use_na_sentinel=False)[0]
+
+
+def _counts(counts: Any, groups: pd.Index[Any]) -> Any:
+    return counts.reindex(groups, fill_value=0).astype("Int64")
+
+
+# Numbers as people read them
+
+
+def points(fraction: Any) -> str:
+    """A fraction in points, for example `43.7`; a dash where it is absent."""
+    return "-" if pd.isna(fraction) else f"{round(100 * float(fraction), 1) + 0.0:.1f}"  # + 0.0: never -0.0
+
+
+def interval(low: Any, high: Any, n: int) -> str:
+    """A 95 % interval in points, for example `[41.2, 46.1]`, or why there is none."""
+    if n == 1:
+        return "one seed"
+    return "-" if pd.isna(low) else f"[{points(low)}, {points(high)}]"
+
+
+def contains_zero(low: Any, high: Any) -> bool:
+    """Whether an interval contains 0 as it is printed, so that `[0.0, 0.3]` does; without an interval, no."""
+    return not pd.isna(low) and float(points(low)) <= 0 <= float(points(high))
+
+
+def level(axis: str, value: Any) -> str:
+    """One value of an axis, or a weight, as it stands in a column of that name."""
+    if pd.isna(value):
+        return {"depth": "own", "train_examples": "all"}.get(axis, "-")
+    match axis:
+        case "weight":
+            return f"{value:.3g}"
+        case "width":
+            return f"{value:.4g}"
+        case "depth" | "steps" | "train_examples":
+            return f"{int(value):,}"
+        case _:
+            return str(value)
+
+
+def listed(words: Sequence[str]) -> str:
+    """For example `a, b and c`."""
+    return " and ".join([*([", ".join(words[:-1])] if words[:-1] else []), *words[-1:]])
+
+
+def summary_rows(table: pd.DataFrame) -> list[tuple[str, ...]]:
+    """`by_weight` as text for a terminal, the header first.
+
+    Gaps are in points and accuracies in %. A star at n marks seeds that do not hold the same designs; columns
+    with the reasons of missing rows follow where there are any.
+    """
+    found = by_weight(table)
+    axes = other_axes(table)
+    gone = [name for name in REASONS if found[name].sum()]
+    header = ("component", "weight", *axes, "gap", "95 % interval", "n", "transfer", "direct", "random init")
+    rows = [
+        (
+            str(row["component"]),
+            *(level(name, row[name]) for name in ("weight", *axes)),
+            points(row["gap"]),
+            interval(row["low"], row["high"], row["n"]),
+            f"{row['n']}{'*' if row['uneven'] else ''}",
+            *(points(row[f"{name}_accuracy"]) for name in ("transfer", "direct_probe", "random_init")),
+            *(str(row[name]) for name in gone),
+        )
+        for row in found.to_dict("records")
+    ]
+    return [tuple(_spoken(name) for name in (*header, *gone)), *rows]
+
+
+# The answer in sentences
+
+
+def headline(table: pd.DataFrame) -> list[str]:
+    """Up to three plain sentences: what loses most, how the others fare, what else matters or goes wrong.
+
+    Each has its interval and number of seeds and says what was left out of it. Names stand between backticks.
+    """
+    groups = _groups(table, "gap")
+    if not groups:
+        gone = f"No gap has been measured: of {len(table)} rows, {missing(table)}."
+        return ["The table has no rows." if table.empty else gone]
+    worst = _most(groups)
+    found = [
+        _worst_loss(table, worst, [g for g in groups if g.component == worst.component and g is not worst]),
+        _other_losses(table, [g for g in groups if g.component != worst.component]),
+        _axis_effect(table),
+        _worse_than_random(table),
+    ]
+    return [sentence for sentence in found if sentence][:3]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """What one component at one weight loses, over everything else that was varied."""
+
+    component: str
+    weight: float
+    loss: Estimate
+
+    @property
+    def place(self) -> str:
+        return f"at weight {level('weight', self.weight)}"
+
+
+def _groups(table: pd.DataFrame, column: str) -> list[_Group]:
+    found = over_seeds(table, ["component", "weight"], column)
+    rows = found[found["n"] > 0].to_dict("records")
+    return [_Group(row["component"], row["weight"], _as_estimate(row)) for row in rows]
+
+
+def _as_estimate(row: Mapping[Any, Any]) -> Estimate:
+    low, high = (None if pd.isna(row[name]) else float(row[name]) for name in ("low", "high"))
+    return Estimate(float(row["mean"]), low, high, int(row["n"]))
+
+
+def _most(groups: Sequence[_Group]) -> _Group:
+    """The largest loss among those whose interval is above 0, or among all if there are none."""
+    return max([g for g in groups if g.loss.positive] or groups, key=lambda g: g.loss.mean)
+
+
+def _worst_loss(table: pd.DataFrame, worst: _Group, siblings: Sequence[_Group]) -> str:
+    if not (worst.loss.positive or (worst.loss.n == 1 and worst.loss.mean > 0)):
+        claim = "No loss is distinguishable from 0" if worst.loss.n > 1 else "Nothing was lost"
+        return (
+            f"{claim}: the largest gap is {_measured(worst.loss)} for `{worst.component}` {worst.place} "
+            f"{_basis(table, [worst])}."
+        )
+    least = sorted(siblings, key=lambda g: g.loss.mean)[:1]
+    named = sorted([worst, *least], key=lambda g: g.weight)
+    losses = [f"{_measured(g.loss, unit='' if g is not named[0] else ' points')} {g.place}" for g in named]
+    return f"`{worst.component}` loses {' and '.join(losses)} {_basis(table, named)}."
+
+
+def _other_losses(table: pd.DataFrame, others: Sequence[_Group]) -> str | None:
+    if not others:
+        return None
+    most = _most(others)
+    loss, where = _measured(most.loss), f"{most.place} {_basis(table, [most])}"
+    if most.loss.positive:
+        return f"Of the others, `{most.component}` loses most: {loss} {where}."
+    if most.loss.n == 1:
+        return f"Of the others, `{most.component}` has the largest gap: {loss} {where}."
+    return f"No other loss is distinguishable from 0: the largest is {loss} for `{most.component}` {where}."
+
+
+def _axis_effect(table: pd.DataFrame) -> str | None:
+    """What besides the mixture makes the largest difference to a component, compared within seeds."""
+    found = [effect for axis in other_axes(table) for effect in _effects(table, axis)]
+    if not found:
+        return None
+    certain = [effect for effect in found if effect.difference.positive]
+    most = max(certain or found, key=lambda effect: effect.difference.mean)
+    worse, better = (_spoken_level(most.axis, value) for value in (most.worse, most.better))
+    basis = _seeds([most.difference.n], f"{most.pairs} pairs of rows that differ in nothing else")
+    if certain or most.difference.n == 1:
+        more = _measured(most.difference, unit=" points more")
+        return f"`{most.component}` loses {more} with {worse} than with {better} {basis}."
+    return (
+        f"Nothing else makes a difference distinguishable from 0: the largest, of {worse} over {better}, is "
+        f"{_measured(most.difference)} for `{most.component}` {basis}."
+    )
+
+
+@dataclass(frozen=True)
+class _Effect:
+    """How much more a component loses with one value of an axis than with another, all else equal."""
+
+    axis: str
+    component: str
+    worse: Any
+    better: Any
+    difference: Estimate
+    pairs: int  # of rows that differ in nothing but the axis
+
+
+def _effects(table: pd.DataFrame, axis: str) -> list[_Effect]:
+    """Per component, the value of the axis with the largest mean gap against the one with the smallest."""
+    rest = [name for name in varying_axes(table) if name != axis]
+    measured = table[reasons(table) == ""]
+    cell = _group(measured, ["component", *rest, "seed"])
+    measured = measured.assign(level=_codes(measured[axis]), cell=cell)
+    found = []
+    for component, rows in measured.groupby("component", sort=False):
+        gap = rows.groupby(["cell", "seed", "level"])["gap"].mean().unstack("level")
+        worse, better = gap.mean().idxmax(), gap.mean().idxmin()
+        paired = (gap[worse] - gap[better]).dropna()
+        if worse == better or paired.empty:
+            continue
+        value_of = dict(zip(rows["level"], rows[axis], strict=True))
+        difference = estimate(paired.groupby("seed").mean())
+        found.append(
+            _Effect(
+                axis=axis,
+                component=str(component),
+                worse=value_of[worse],
+                better=value_of[better],
+                difference=difference,
+                pairs=len(paired),
+            )
+        )
+    return found
+
+
+def _worse_than_random(table: pd.DataFrame) -> str | None:
+    """Where the mixture suppressed a component's features: its probe does worse than on random ones."""
+    deficit = table.assign(deficit=table["random_init_accuracy"] - table["transfer_accuracy"])
+    found = [group for group in _groups(deficit, "deficit") if group.loss.positive]
+    if not found:
+        return None
+    most = _most(found)
+    return (
+        f"`{most.component}` is served worse {most.place} than by random features, by {_measured(most.loss)} "
+        f"{_basis(table, [most])}."
+    )
+
+
+def _measured(loss: Estimate, *, unit: str = " points") -> str:
+    """For example `43.7 points [41.2, 46.1]`."""
+    spread = f" {interval(loss.low, loss.high, loss.n)}" if loss.n > 1 else ""
+    return f"{points(loss.mean)}{unit}{spread}"
+
+
+def _basis(table: pd.DataFrame, groups: Sequence[_Group]) -> str:
+    """In brackets: the seeds, what was averaged over, what is missing, whether the groups are alike."""
+    rows = [table[(table["component"] == g.component) & (table["weight"] == g.weight)] for g in groups]
+    axes = other_axes(table)
+    remarks = []
+    if axes:
+        varied = [f"{table[axis].nunique(dropna=False)} {AXES[axis]}" for axis in axes]
+        remarks.append(f"mean over {listed(varied)}")
+    if gone := missing(pd.concat(rows)):
+        remarks.append(f"left out: {gone}")
+    measured = [found[reasons(found) == ""] for found in rows]
+    held = [set(found[[*axes, "seed"]].itertuples(index=False, name=None)) for found in measured]
+    if any(_uneven(found) for found in measured) or any(other != held[0] for other in held):
+        remarks.append("unequal designs or seeds")
+    return _seeds([g.loss.n for g in groups], *remarks)
+
+
+def _uneven(measured: pd.DataFrame) -> bool:
+    cells = len(measured.drop_duplicates(["trial", "seed"]))
+    return cells != measured["trial"].nunique() * measured["seed"].nunique()
+
+
+def _seeds(counts: Sequence[int], *remarks: str) -> str:
+    n = " and ".join(str(count) for count in dict.fromkeys(counts))
+    seeds = "1 seed, no seed uncertainty" if set(counts) == {1} else f"{n} seeds"
+    return f"(n = {'; '.join((seeds, *remarks))})"
+
+
+def _spoken_level(axis: str, value: Any) -> str:
+    named = level(axis, value)
+    return f"{_spoken(axis)} {f'`{named}`' if isinstance(value, str) else named}"
+
+
+def _spoken(name: str) -> str:
+    return REASONS.get(name, name).replace("_", " ")

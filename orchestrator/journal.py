@@ -1,0 +1,69 @@
+"""What has happened in a sweep? Its folder in the store: the sweep's text, its plan, its events.
+
+    <storage>/sweeps/<name>/  sweep.yaml  plan.json  journal/<writer>.jsonl  results.parquet  report.html
+
+Events are lines of JSON. Every process writes a file of its own, at once, so that a kill loses nothing that has
+happened and no two processes write the same file; readers merge them by time. The kinds:
+
+    sweep   started, finished or interrupted                              written by the driver
+    stage   computed, with seconds, trial, host; or set aside as damaged  written by whoever computed it
+    trial   finished, failed, with the error and the tail of its log      written by the driver
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from trainables.store import Store
+
+
+class Journal:
+    """The folder of one sweep."""
+
+    def __init__(self, store: Store, sweep: str) -> None:
+        self.store = store
+        self.sweep = sweep
+        self.folder = f"sweeps/{sweep}"
+        self._host = socket.gethostname()
+        self._writer = f"{self._host}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+
+    def write(self, event: str, **what: Any) -> None:
+        """Add an event. `what` holds JSON values."""
+        line = {"time": time.time(), "event": event, "host": self._host, "pid": os.getpid(), **what}
+        content = json.dumps(line, allow_nan=False).encode() + b"\n"
+        self.store.append(f"{self.folder}/journal/{self._writer}.jsonl", content)
+
+    def events(self) -> list[dict[str, Any]]:
+        """All events so far in the order of their times. A last line cut short by a kill is left out."""
+        events = [e for name in self.store.names(f"{self.folder}/journal") for e in self._events_of(name)]
+        return sorted(events, key=lambda e: float(e["time"]))
+
+    def _events_of(self, name: str) -> Iterator[dict[str, Any]]:
+        for line in self.store.read(f"{self.folder}/journal/{name}").splitlines():
+            try:
+                yield json.loads(line)
+            except ValueError:
+                continue
+
+    def trial_states(self) -> dict[str, dict[str, Any]]:
+        """The last `trial` event of each trial, by digest."""
+        return {e["trial"]: e for e in self.events() if e["event"] == "trial"}
+
+    def write_plan(self, text: str, plan: Mapping[str, Any]) -> None:
+        """Keep the sweep's text and what was planned from it."""
+        self.store.write(f"{self.folder}/sweep.yaml", text.encode())
+        self.store.write(f"{self.folder}/plan.json", json.dumps(plan, allow_nan=False).encode())
+
+    def plan(self) -> dict[str, Any]:
+        """What was planned last.
+
+        Raises:
+            FileNotFoundError: the store has no such sweep.
+        """
+        return dict(json.loads(self.store.read(f"{self.folder}/plan.json")))

@@ -1,0 +1,5 @@
+"""The results for people: figures, and one HTML page that needs nothing beside itself."""
+
+from orchestrator.report.page import render, write
+
+__all__ = ["render", "write"]

@@ -1,0 +1,372 @@
+"""What does a sweep say, on one page? A self-contained HTML file: no script, no network, equal inputs equal bytes.
+
+This module turns a table and a plan into views, lists of strings with a caption; `page.html.jinja` lays them out.
+Everything that comes from a sweep, a trial or an error is escaped there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from orchestrator.analysis import gaps
+from orchestrator.report import figures
+
+MOST_RESULT_ROWS = 2000  # in the page; the results table has all
+MOST_OPEN_ROWS = 48  # of a table that is not folded away
+LONG_TEXT = 18  # characters, of a cell
+ERROR_CHARACTERS = 4000  # the end of an error, where its cause stands
+
+DIRECT_KINDS = {
+    "same_steps": "trained on all training data of the component, for as many optimiser steps as the mixture",
+    "same_examples": "trained on those examples of the component that the mixture contained, and no others; a "
+    "component that the mixture did not contain has no such baseline",
+    "full": "trained on all training data of the component, with a budget of its own",
+}
+NUMERIC = {"weight", "width", "depth", "steps", "train_examples"}
+
+
+@dataclass(frozen=True)
+class TableView:
+    """A table as text. The first column names the row."""
+
+    anchor: str
+    caption: str
+    header: tuple[str, ...]
+    numeric: tuple[bool, ...]  # per column: aligned to the right
+    rows: tuple[tuple[str, ...], ...]
+    remark: str = ""
+
+    @property
+    def kinds(self) -> list[str]:
+        """Per column: number, text, or long text that may wrap."""
+        longest = [max(map(len, column), default=0) for column in zip(*self.rows, strict=True)] or [0] * len(
+            self.header
+        )
+        return [
+            "number" if numeric else "long" if length > LONG_TEXT else "text"
+            for numeric, length in zip(self.numeric, longest, strict=True)
+        ]
+
+    @property
+    def folded(self) -> bool:
+        return len(self.rows) > MOST_OPEN_ROWS
+
+
+@dataclass(frozen=True)
+class FigureView:
+    """A figure for wide pages and for phones."""
+
+    anchor: str
+    title: str
+    caption: str
+    wide: Markup
+    narrow: Markup
+
+
+@dataclass(frozen=True)
+class FailureView:
+    """Rows of one trial that went wrong in one way."""
+
+    trial: str
+    label: str
+    status: str
+    seeds: str
+    components: str
+    error: str
+
+
+def write(
+    path: Path,
+    table: pd.DataFrame,
+    plan: Mapping[str, Any],
+    sweep_text: str,
+    *,
+    provenance: Mapping[str, str],
+) -> None:
+    """`render` into a file, which is replaced as a whole: whoever has it open never sees half a page."""
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+    unfinished.write_text(render(table, plan, sweep_text, provenance=provenance), encoding="utf-8")
+    unfinished.replace(path)
+
+
+def render(table: pd.DataFrame, plan: Mapping[str, Any], sweep_text: str, *, provenance: Mapping[str, str]) -> str:
+    """The report as HTML.
+
+    Args:
+        table: the results table (`results.COLUMNS`), empty or unfinished as it may be.
+        plan: what `Plan.as_json` wrote.
+        sweep_text: the sweep file as its author wrote it.
+        provenance: what else to say about where the results come from, for example revision, command, storage.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["sentence"] = sentence
+    labels = {trial["digest"][:12]: trial["design"]["label"] for trial in plan["trials"]}
+    return environment.get_template("page.html.jinja").render(
+        sweep=plan["sweep"],
+        question=plan.get("question") or plan["sweep"],
+        facts=facts(table, plan),
+        headline=gaps.headline(table),
+        missing=gaps.missing(table),
+        num_rows=len(table),
+        figures=figure_views(table),
+        summaries=summary_views(table),
+        results=results_view(table),
+        failures=failure_views(table, labels),
+        pending=sorted({labels.get(t, t) for t in table["trial"][gaps.reasons(table) == "pending"].dropna()}),
+        direct_kind=plan["direct_kind"],
+        direct_meaning=DIRECT_KINDS.get(plan["direct_kind"], ""),
+        protocol=str(plan["protocol"]).replace("_", " "),
+        components=components_view(plan),
+        origin=origin(table, plan, provenance),
+        commands=commands(table, plan, provenance),
+        digests=[(trial["digest"], trial["design"]["label"]) for trial in plan["trials"]],
+        sweep_text=sweep_text,
+        colours=dict(enumerate(figures.SERIES, start=1)),
+    )
+
+
+def sentence(text: str) -> Markup:
+    """A sentence of `gaps.headline` as HTML: names between backticks as code, numbers that do not break."""
+    whole = re.compile(r"(\[[^\]]*\]|n = \d+(?: and \d+)* seeds?)")
+    found = Markup("")
+    for number, part in enumerate(text.split("`")):
+        if number % 2:
+            found += Markup("<code>{}</code>").format(part)
+            continue
+        for piece, text_between in enumerate(whole.split(figures.typeset(part))):
+            found += Markup('<span class="whole">{}</span>').format(text_between) if piece % 2 else text_between
+    return found
+
+
+def facts(table: pd.DataFrame, plan: Mapping[str, Any]) -> list[str]:
+    """What was run, in a few words each."""
+    measured = int((gaps.reasons(table) == "").sum())
+    return [
+        _counted(len(plan["trials"]), "trial"),
+        _counted(len(plan["components"]), "component"),
+        _counted(table["seed"].nunique(), "seed"),
+        f"{measured:,} of {_counted(len(table), 'row')} measured",
+        f"{plan['protocol']} against direct training with {plan['direct_kind']}".replace("_", " "),
+    ]
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+# Figures
+
+
+def figure_views(table: pd.DataFrame) -> list[FigureView]:
+    """The figures that the table can fill."""
+    found = []
+    if table["gap"].notna().any():
+        found += [
+            _figure(table, figures.gap_by_weight, "Gap by weight", weight_caption(table)),
+            _figure(table, figures.gap_heatmap, "Gap by mixture and component", heatmap_caption(table)),
+        ]
+    if table["transfer_accuracy"].notna().any():
+        found.append(_figure(table, figures.accuracies, "Accuracies behind the gap", accuracy_caption(table)))
+    return found
+
+
+def _figure(table: pd.DataFrame, draw: Callable[..., Figure], title: str, caption: str) -> FigureView:
+    anchor = draw.__name__.replace("_", "-")
+    wide, narrow = (
+        inline_svg(draw(table, narrow=narrow), f"{anchor}-{'narrow' if narrow else 'wide'}", f"{title}. {caption}")
+        for narrow in (False, True)
+    )
+    return FigureView(anchor, title, caption, wide, narrow)
+
+
+def inline_svg(figure: Figure, prefix: str, description: str) -> Markup:
+    """A figure as part of the page: its ids its own, its colours and fonts the page's, its width the screen's."""
+    text = figures.svg(figure)
+    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", text, count=1, flags=re.DOTALL)
+    text = re.sub(r"<[^>]+>", lambda tag: _adapted(tag[0], prefix), text)  # attributes have no bare >
+    width = 96 * figure.get_figwidth()  # CSS pixels
+    size = f"max-width: {width:.0f}px; min-width: {0.85 * width:.0f}px"
+    start = Markup('<svg role="img" aria-label="{}" style="{}" ').format(description, size)
+    return start + Markup(re.sub(r'^<svg [^>]*?(viewBox="[^"]*")[^>]*>', r"\1>", text, count=1))
+
+
+def _adapted(tag: str, prefix: str) -> str:
+    tag = re.sub(r"font-family: [^;\"]*;? ?", "", tag)
+    tag = re.sub(r'\bid="', f'id="{prefix}-', tag)
+    tag = tag.replace('href="#', f'href="#{prefix}-').replace("url(#", f"url(#{prefix}-")
+    for colour, variable in figures.PAGE_COLOURS.items():
+        tag = tag.replace(f": {colour}", f": var({variable})")
+    return tag
+
+
+def weight_caption(table: pd.DataFrame) -> str:
+    return (
+        "Each point is the mean gap of a component over seeds at one weight in the mixture, its whisker the "
+        "95\u00a0% interval, the faint points single seeds. Above 0 the mixture lost something. Lines join means "
+        "and are no fit." + _averaged(figures.facets(table).averaged)
+    )
+
+
+def heatmap_caption(table: pd.DataFrame) -> str:
+    scope = figures.heatmap_scope(table)
+    left_out = f" {_counted(scope.left_out, 'mixture')} that lose least are left out." if scope.left_out else ""
+    return (
+        "Gap in points with its 95\u00a0% interval, a row for each mixture, a column for each component. Hatched: the "
+        "interval contains 0. Grey: no gap, with the reason. A star: rows of that cell were left out."
+        + _averaged(scope.averaged)
+        + left_out
+    )
+
+
+def accuracy_caption(table: pd.DataFrame) -> str:
+    return (
+        "Test accuracy of the same probe on the mixture's features (transfer), on those of direct training, and on "
+        "the features at their random initialisation, mean and 95\u00a0% interval over seeds. The shaded distance from "
+        "direct down to transfer is the gap; where transfer lies below random init, the mixture suppressed what the "
+        "component needs." + _averaged(gaps.other_axes(table))
+    )
+
+
+def _averaged(axes: Sequence[str]) -> str:
+    return f" Averaged within each seed over {gaps.listed([gaps.AXES[axis] for axis in axes])}." if axes else ""
+
+
+# Tables
+
+
+def summary_views(table: pd.DataFrame) -> list[TableView]:
+    """The numbers per component, and by weight."""
+    if table.empty:
+        return []
+    by = ["component", "weight", *gaps.other_axes(table)]
+    over = _averaged(gaps.varying_axes(table))
+    return [
+        _summary("per-component", "Gap per component", gaps.per_component(table), ["component"], over),
+        _summary("by-weight", "Gap by weight", gaps.by_weight(table), by),
+    ]
+
+
+def results_view(table: pd.DataFrame) -> TableView | None:
+    """One row per trial and component."""
+    if table.empty:
+        return None
+    found = gaps.by_design(table)
+    cut = f"The first {MOST_RESULT_ROWS:,} of {len(found):,} rows; the results table has all of them."
+    by = ["trial", *gaps.varying_axes(table), "component", "weight"]
+    return _summary(
+        "results",
+        "Every trial and component",
+        found.head(MOST_RESULT_ROWS),
+        by,
+        remark=cut if len(found) > MOST_RESULT_ROWS else "",
+    )
+
+
+def _summary(anchor: str, caption: str, found: pd.DataFrame, by: Sequence[str], remark: str = "") -> TableView:
+    reasons = [name for name in gaps.REASONS if found[name].sum()]
+    uneven = bool(found["uneven"].any())
+    accuracies = ("transfer", "direct_probe", "random_init", "direct")
+    header = (
+        *(name.replace("_", " ") for name in by),
+        *("gap, points", "95 % interval", "seeds"),
+        *("transfer, %", "direct, %", "random init, %", "own head, %"),
+        *(gaps.REASONS[name] for name in reasons),
+        *(["note"] if uneven else []),
+    )
+    rows = tuple(
+        (
+            *(gaps.level(name, row[name]).replace(" %", "\u00a0%") for name in by),
+            figures.typeset(gaps.points(row["gap"])),
+            figures.typeset(gaps.interval(row["low"], row["high"], row["n"])),
+            str(row["n"]),
+            *(gaps.points(row[f"{name}_accuracy"]) for name in accuracies),
+            *(str(row[name]) for name in reasons),
+            *(["unequal seeds" if row["uneven"] else ""] if uneven else []),
+        )
+        for row in found.to_dict("records")
+    )
+    numeric = (*(name in NUMERIC for name in by), *[True] * (7 + len(reasons)), *[False] * uneven)
+    if uneven:
+        remark += " Unequal seeds: some of them lack some of the designs that the others hold."
+    return TableView(anchor, caption, header, numeric, rows, remark.strip())
+
+
+def components_view(plan: Mapping[str, Any]) -> TableView:
+    """What the components are made of."""
+    header = ("component", "data set", "classes", "training examples", "test examples", "content")
+    keys = ("dataset", "num_classes", "num_train", "num_test", "content")
+    rows = tuple((name, *(_plain(facts.get(key, "-")) for key in keys)) for name, facts in plan["components"].items())
+    return TableView("components", "Components", header, (False, False, True, True, True, False), rows)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+
+
+# Failures and provenance
+
+
+def failure_views(table: pd.DataFrame, labels: Mapping[str, str]) -> list[FailureView]:
+    """What failed or diverged, rows of one trial with the same error together."""
+    bad = table[table["status"].isin(["failed", "diverged"])]
+    bad = bad.assign(error=bad["error"].fillna("no error was recorded"))
+    return [
+        FailureView(
+            trial=rows["trial"].iloc[0],
+            label=labels.get(rows["trial"].iloc[0], ""),
+            status=rows["status"].iloc[0],
+            seeds=_listed(rows["seed"]),
+            components=_listed(rows["component"]),
+            error=_end(rows["error"].iloc[0]),
+        )
+        for _, rows in bad.groupby(["trial", "status", "error"], sort=False)
+    ]
+
+
+def _listed(values: Iterable[Any]) -> str:
+    return ", ".join(dict.fromkeys(str(value) for value in values))
+
+
+def _end(error: str) -> str:
+    error = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", error)  # colours of a terminal
+    return error if len(error) <= ERROR_CHARACTERS else f"… {error[-ERROR_CHARACTERS:]}"
+
+
+def origin(table: pd.DataFrame, plan: Mapping[str, Any], provenance: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Where the numbers come from: what the caller knows, what the rows say, what the plan foresaw."""
+    rows = {
+        f"{name} in the rows": ", ".join(sorted(table[column].dropna().unique()))
+        for name, column in (("revision", "revision"), ("versions", "versions"), ("device", "device"))
+    }
+    foreseen = ", ".join(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in plan.get("price", {}).items())
+    known = {**provenance, **rows, "foreseen by the plan": foreseen}
+    return [(name.replace("_", " "), str(value)) for name, value in known.items() if value]
+
+
+def commands(table: pd.DataFrame, plan: Mapping[str, Any], provenance: Mapping[str, str]) -> list[tuple[str, str]]:
+    """What to do, and what to type, to get the same numbers again."""
+    revisions = sorted(table["revision"].dropna().unique()) or [provenance.get("revision", "")]
+    file = shlex.quote(f"{plan['sweep']}.yaml")
+    found = [("Take the code that ran.", f"git checkout {shlex.quote(name)}") for name in revisions[:1] if name]
+    if command := provenance.get("command"):
+        return [*found, ("Run the sweep file below, as it was run here.", command)]
+    return [*found, (f"Save the sweep file below as {file} and run it.", f"bottleneck run {file}")]
