@@ -1,0 +1,473 @@
+"""The command line: each command parses, calls one function and prints.
+
+Data goes to stdout, talk to stderr. Exit 0: success; 1: some trials failed; 2: bad usage or a bad sweep; 130:
+interrupted. Heavy modules are imported inside the commands that use them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+# Our models need no pydantic plug-ins, and looking for some costs a tenth of the time that `plan` takes.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from orchestrator.plan import Plan, Price
+    from orchestrator.sweep import Sweep
+    from trainables.store import Store
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def main() -> None:
+    """The `bottleneck` command."""
+    try:
+        code = bottleneck(standalone_mode=False)
+    except click.exceptions.Abort:
+        code = 130
+    except KeyboardInterrupt:
+        _say("stopped; the same command continues")
+        os._exit(130)  # the second Ctrl-C: at once, without waiting for threads
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except ValueError as error:
+        if not isinstance(error, _own_errors()):
+            raise
+        _say(" ".join(str(error).splitlines()))
+        code = 2
+    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+        sys.stderr.close()
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _own_errors() -> tuple[type[Exception], ...]:
+    """Errors about what a user wrote or has: one line, no traceback. Looks only at modules in use."""
+    names = {
+        "orchestrator.sweep": "SweepError",
+        "orchestrator.results": "ResultsError",
+        "orchestrator.run": "AlreadyRunning",
+        "orchestrator.launch": "LaunchError",
+        "orchestrator.tracking": "TrackingError",
+        "trainables.components": "DataError",
+        "trainables.store": "StoreError",
+    }
+    return tuple(getattr(sys.modules[m], name) for m, name in names.items() if m in sys.modules)
+
+
+def _sweep_argument(command: Command) -> Command:
+    overrides = click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY.PATH=VALUE",
+        help="Replace a value of the sweep file.",
+    )
+    return click.argument("sweep", metavar="SWEEP")(overrides(command))
+
+
+def _storage_option(command: Command) -> Command:
+    return click.option(
+        "--storage",
+        metavar="LOCATION",
+        help="Where results are kept: a folder or a URI such as s3://bucket/folder.",
+    )(command)
+
+
+def _tracking_option(command: Command) -> Command:
+    return click.option(
+        "--tracking-uri",
+        metavar="URI",
+        help="MLflow server or database. Default: SQLite in the storage folder.",
+    )(command)
+
+
+def _json_option(command: Command) -> Command:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(command)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="transfer-bottleneck", prog_name="bottleneck")
+def bottleneck() -> None:
+    """Does a network pretrained on a mixture keep the features that each component needs?
+
+    SWEEP is a sweep file, or the name of one that ships with the program, such as quickstart.
+    """
+
+
+@bottleneck.command()
+@click.argument("sweep", metavar="SWEEP", required=False)
+@click.option("--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE", help="Replace a value of the file.")
+@click.option("--resolved", is_flag=True, help="Print the sweep with every default filled in.")
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of sweep files, for editors.")
+def validate(sweep: str | None, overrides: Sequence[str], resolved: bool, schema: bool) -> None:
+    """Check a sweep file, its data and its networks, without running anything."""
+    from orchestrator import sweep as sweeps
+
+    if schema:
+        click.echo(json.dumps(sweeps.json_schema(), indent=2))
+        return
+    if sweep is None:
+        raise click.UsageError(f"name a sweep file, or one of: {', '.join(sweeps.canonical())}")
+    read = _read(sweep, overrides)
+    if resolved:
+        click.echo(sweeps.resolved(read), nl=False)
+        return
+    from orchestrator.prepare import prepare
+
+    planned, _ = prepare(read, _say)
+    click.echo(f"{read.path}: fine, {len(planned.trials)} trials with {_seeds(planned)}")
+
+
+@bottleneck.command()
+@_sweep_argument
+@_storage_option
+@_tracking_option
+@_json_option
+def plan(sweep: str, overrides: Sequence[str], storage: str | None, tracking_uri: str | None, as_json: bool) -> None:
+    """Show what a sweep would do, what is shared, and what the store already has."""
+    from orchestrator.plan import imports, price
+    from orchestrator.prepare import prepare
+    from orchestrator.settings import storage_location, tracking_location
+    from trainables.store import Store
+
+    planned, sizes = prepare(_read(sweep, overrides), _say)
+    location = storage_location(storage)
+    store = Store(location.value)
+    stages = {stage.digest: stage.kind for trial in planned.trials for stage in trial.stages()}
+    stored = store.existing((kind, digest) for digest, kind in stages.items())
+    found = price(planned, sizes, stored)
+    tracking = tracking_location(store.path("").rstrip("/") if store.is_folder else None, tracking_uri)
+    if as_json:
+        click.echo(json.dumps({"sweep": planned.sweep.name, **_price_json(found), "storage": location.value}, indent=2))
+        return
+    lines = [*_price_lines(found, planned), ("storage", f"{location.value}  (from: {location.origin})")]
+    lines.append(("MLflow", f"{tracking.value}  (from: {tracking.origin})"))
+    for component in planned.components.values():
+        lines += _component_lines(planned, component)
+    lines += [("imports", name) for name in imports(planned.components.values())]
+    _print_pairs(f"{planned.sweep.name}: {planned.sweep.question}", lines)
+
+
+@bottleneck.command()
+@_sweep_argument
+@_storage_option
+@_tracking_option
+@click.option("--plain", is_flag=True, help="Plain lines of progress, also on a terminal.")
+@click.pass_context
+def run(
+    context: click.Context,
+    sweep: str,
+    overrides: Sequence[str],
+    storage: str | None,
+    tracking_uri: str | None,
+    plain: bool,
+) -> None:
+    """Run a sweep, or continue it; then print its gaps and write its report.
+
+    Ctrl-C saves the state of the running trials and stops; the same command continues. A second Ctrl-C stops at once.
+    """
+    from orchestrator.prepare import prepare
+    from orchestrator.settings import storage_location, tracking_location
+    from trainables.store import Store
+
+    read = _read(sweep, overrides)
+    store = Store(storage_location(storage).value)
+    store.check()
+    planned, sizes = prepare(read, _say)
+    uri = tracking_location(store.path("").rstrip("/") if store.is_folder else None, tracking_uri).value
+    from orchestrator.run import run as run_sweep
+    from orchestrator.tracking import check_uri
+
+    check_uri(uri)
+    _say(f"{read.name}: {read.question}")
+    outcome = run_sweep(planned, store, sizes, tracking_uri=uri, command=_command(), live=False if plain else None)
+    _print_gaps(outcome.table)
+    _say(
+        f"{outcome.computed} stages computed, {outcome.stored} reused; trials: "
+        + ", ".join(f"{count} {status}" for status, count in outcome.trials.items())
+    )
+    _print_failures(outcome.table)
+    _say(f"report   {outcome.report}")
+    _say(f"MLflow   {uri}   (look: bottleneck ui)")
+    if outcome.interrupted:
+        _say("interrupted; the same command continues")
+    context.exit(outcome.exit_code)
+
+
+@bottleneck.command()
+@click.argument("sweep", metavar="[SWEEP]", required=False)
+@_storage_option
+@_json_option
+def status(sweep: str | None, storage: str | None, as_json: bool) -> None:
+    """Show how far the sweeps in a store are, or one of them with its trials."""
+    from orchestrator.status import sweep_status, trial_lines
+
+    store = _store(storage)
+    names = [_name(sweep)] if sweep else store.names("sweeps")
+    found = [sweep_status(store, name) for name in names]
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    if not found:
+        _say(f"storage {store.location!r} has no sweeps")
+    for one in found:
+        trials = ", ".join(f"{count} {state}" for state, count in one["trials"].items())
+        _print_pairs(
+            one["sweep"],
+            [
+                ("state", one["state"]),
+                ("trials", trials),
+                ("stages", f"{one['stages_stored']} of {one['stages']} in the store"),
+            ],
+        )
+    if sweep:
+        _print_table(("trial", "status", "design"), trial_lines(store, names[0]))
+
+
+@bottleneck.command()
+@click.argument("sweep", metavar="SWEEP")
+@_storage_option
+@click.option("--tracking-uri", metavar="URI", help="Read from MLflow and not from the store.")
+@click.option("--where", metavar="QUERY", help='A pandas query over the columns: "weight > 0 and gap > 0.02".')
+@click.option("--columns", metavar="NAMES", help="Columns to show, with commas between.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "csv", "json", "parquet"]),
+    default="table",
+    show_default=True,
+)
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file.")
+def results(
+    sweep: str,
+    storage: str | None,
+    tracking_uri: str | None,
+    where: str | None,
+    columns: str | None,
+    form: str,
+    output: Path | None,
+) -> None:
+    """Print the results table: one row per trial, seed and component."""
+    from orchestrator.results import load
+
+    chosen = [name.strip() for name in columns.split(",")] if columns else None
+    if form == "table" and chosen is None:
+        chosen = list(TABLE_COLUMNS)
+    found = load(_name(sweep), storage=storage, tracking_uri=tracking_uri, where=where, columns=chosen)
+    if form == "parquet":
+        if output is None:
+            raise click.UsageError("parquet is not for reading: name a file with --output")
+        found.to_parquet(output, index=False)
+        return
+    text = {
+        "csv": lambda: found.to_csv(index=False),
+        "json": lambda: found.to_json(orient="records", indent=1) + "\n",
+        "table": lambda: _render_table(list(found.columns), [_cells(row) for row in found.itertuples(index=False)]),
+    }[form]()
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        output.write_text(text)
+
+
+# What `results` shows of the many columns when none are asked for.
+TABLE_COLUMNS = (
+    "trial", "architecture", "width", "representation", "ordering", "mixture", "component", "seed",
+    "transfer_accuracy", "direct_probe_accuracy", "random_init_accuracy", "gap", "status",
+)  # fmt: skip
+
+
+@bottleneck.command()
+@click.argument("sweep", metavar="SWEEP")
+@_storage_option
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the page here as well.")
+def report(sweep: str, storage: str | None, output: Path | None) -> None:
+    """Write a sweep's report again from the store, and print where it lies."""
+    from orchestrator.rebuild import rebuild_report
+
+    page = rebuild_report(_store(storage), _name(sweep), _command())
+    if output:
+        output.write_bytes(page.content)
+    click.echo(str(output or page.path))
+
+
+@bottleneck.command()
+@click.argument("sweep", metavar="SWEEP")
+@_storage_option
+@_tracking_option
+def sync(sweep: str, storage: str | None, tracking_uri: str | None) -> None:
+    """Bring MLflow up to date with the store, from nothing if need be."""
+    from orchestrator.rebuild import rebuild_tracking
+    from orchestrator.settings import tracking_location
+
+    store = _store(storage)
+    uri = tracking_location(store.path("").rstrip("/") if store.is_folder else None, tracking_uri).value
+    count = rebuild_tracking(store, _name(sweep), uri, _command())
+    _say(f"{count} runs written to {uri}")
+
+
+@bottleneck.command()
+@_storage_option
+@_tracking_option
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=5000, show_default=True)
+def ui(storage: str | None, tracking_uri: str | None, host: str, port: int) -> None:
+    """Open the MLflow user interface on the runs (stop it with Ctrl-C)."""
+    from orchestrator.settings import tracking_location
+
+    store = _store(storage)
+    uri = tracking_location(store.path("").rstrip("/") if store.is_folder else None, tracking_uri).value
+    if uri.startswith(("http://", "https://")):
+        click.echo(f"the tracking server shows the runs itself: {uri}")
+        return
+    arguments = ["ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
+    os.execv(sys.executable, [sys.executable, "-m", "mlflow", *arguments])
+
+
+@bottleneck.command()
+@_storage_option
+@_tracking_option
+@_json_option
+@click.pass_context
+def doctor(context: click.Context, storage: str | None, tracking_uri: str | None, as_json: bool) -> None:
+    """Check whether this machine can run sweeps: versions, storage, tracking, data, devices."""
+    from orchestrator.doctor import examine
+
+    findings = examine(storage, tracking_uri)
+    if as_json:
+        click.echo(json.dumps([finding._asdict() for finding in findings], indent=2))
+    else:
+        _print_table(("", "what", "found"), [(f.mark, f.what, f.found) for f in findings])
+    context.exit(0 if all(f.fine for f in findings) else 1)
+
+
+# Reading ----------------------------------------------------------------------------------------------------------
+
+
+def _read(sweep: str, overrides: Sequence[str]) -> Sweep:
+    from orchestrator.sweep import locate, read
+
+    return read(locate(sweep), overrides)
+
+
+def _name(sweep: str) -> str:
+    """The name of a sweep that has run, from its name or its file."""
+    if sweep.endswith((".yaml", ".yml")):
+        return str(_read(sweep, ()).name)
+    return sweep
+
+
+def _store(storage: str | None) -> Store:
+    from orchestrator.settings import storage_location
+    from trainables.store import Store
+
+    return Store(storage_location(storage).value)
+
+
+def _command() -> str:
+    return shlex.join(["bottleneck", *sys.argv[1:]])
+
+
+# Printing ---------------------------------------------------------------------------------------------------------
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _seeds(planned: Plan) -> str:
+    count = len(planned.sweep.seeds)
+    return f"{count} seed{'s' if count != 1 else ''} each"
+
+
+def _price_json(found: Price) -> dict[str, Any]:
+    from trainables.spec import as_json
+
+    return {**as_json(found), "share_saved": found.share_saved}
+
+
+def _price_lines(found: Price, planned: Plan) -> list[tuple[str, str]]:
+    unique = (
+        f"{found.stages:,} unique stages: {found.pretrainings:,} pretrainings, {found.baselines:,} direct baselines, "
+        f"{found.initialisations:,} random initialisations, {found.probes:,} probes"
+    )
+    return [
+        ("trials", f"{found.trials:,} with {_seeds(planned)}"),
+        ("work", unique),
+        ("shared", f"{found.alone:,} stages if every trial ran alone"),
+        ("stored", f"{found.stored:,} of them are in the store"),
+        ("to do", f"{found.examples:,} examples, about {found.flops:.2e} FLOPs"),
+        ("saved", f"{100 * found.share_saved:.1f} % of the arithmetic of running every trial alone"),
+    ]
+
+
+def _component_lines(planned: Plan, component: Any) -> list[tuple[str, str]]:
+    name = next(n for n, c in planned.components.items() if c is component)
+    channels, height, width = component.image_shape
+    return [
+        (
+            "component",
+            f"{name}: {component.source.dataset}, {component.num_classes} classes, {height}x{width}x{channels}, "
+            f"{component.num_train:,} train, {component.num_validation:,} validation, {component.num_test:,} test",
+        )
+    ]
+
+
+def _print_pairs(title: str, pairs: Sequence[tuple[str, str]]) -> None:
+    click.echo(title)
+    for what, value in pairs:
+        click.echo(f"  {what:<10} {value}")
+
+
+def _print_gaps(table: pd.DataFrame) -> None:
+    from orchestrator.analysis.gaps import summary_rows
+
+    header, *rows = summary_rows(table)
+    _print_table(header, rows)
+
+
+def _print_failures(table: pd.DataFrame) -> None:
+    bad = table[table["status"].isin(["failed", "diverged"])].drop_duplicates(["trial", "error"])
+    for row in bad.itertuples():
+        _say(f"{row.status}: trial {row.trial}, seed {row.seed}: {row.error}")
+
+
+def _cells(row: Sequence[Any]) -> tuple[str, ...]:
+    import pandas as pd
+
+    return tuple("" if pd.isna(v) else f"{v:.4g}" if isinstance(v, float) else str(v) for v in row)
+
+
+def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    click.echo(_render_table(header, rows), nl=False)
+
+
+def _render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as they need to be, numbers to the right; on a narrow terminal lines are long, not broken."""
+    widths = [max(len(str(row[i])) for row in (header, *rows)) for i in range(len(header))]
+    right = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(header))]
+    lines = []
+    for row in (header, ["─" * w for w in widths], *rows):
+        cells = [str(c).rjust(w) if r else str(c).ljust(w) for c, w, r in zip(row, widths, right, strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def _is_number(text: str) -> bool:
+    return not text or text.lstrip("-+[").replace(".", "", 1)[:1].isdigit()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,285 @@
+"""How do trials reach the machines? The only module that speaks to Ray.
+
+Ray Tune places trials and moves them when a worker or a node is lost. It keeps nothing that matters: what a trial has
+computed is in the store, so a trial that starts again goes on from there, and a sweep that is run again continues.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import traceback
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+# Before ray is imported: it reads these then. A user who has set one of them keeps it.
+for _name, _value in {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing leaves this machine
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON or TensorBoard files beside the store
+    "TUNE_GLOBAL_CHECKPOINT_S": "600",  # Tune's own state is not what we restart from
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "OMP_NUM_THREADS": "1",  # one thread a trial; trials are what runs in parallel
+}.items():
+    os.environ.setdefault(_name, _value)
+
+import ray  # noqa: E402
+from ray import tune  # noqa: E402
+
+from trainables.spec import TrialSpec  # noqa: E402
+
+MAX_WORKER_DEATHS = 3  # a trial is started again this often when its worker or node dies
+LOG_TAIL_LINES = 30
+OBJECT_STORE_BYTES = 200 * 2**20  # specs and reports are small; data and results do not pass through Ray
+REPORT_EVERY_S = 1.0
+CARRIED_VARIABLES = ("BOTTLENECK_DATA", "BOTTLENECK_CACHE", "OMP_NUM_THREADS")
+
+
+class Observer(Protocol):
+    """Told what happens to trials, on Ray Tune's loop: every method returns at once."""
+
+    def trial_started(self, digest: str) -> None: ...
+    def trial_progress(self, digest: str, report: Mapping[str, Any]) -> None: ...
+    def trial_ended(self, digest: str, error: str | None, log: str | None) -> None: ...
+
+
+class LaunchError(ValueError):
+    """The sweep cannot be started as asked; the message says why, in one line."""
+
+
+def launch(
+    trials: Sequence[TrialSpec],
+    *,
+    storage: str,
+    sweep: str,
+    cpus: float,
+    gpus: float,
+    observer: Observer,
+    interrupted: threading.Event,
+    max_trials_at_once: int | None = None,
+) -> None:
+    """Run trials to their end, in the order given as resources come free; returns early once interrupted.
+
+    Args:
+        storage: location of the store, the same on every machine.
+        sweep: name of the sweep whose journal the workers write.
+        cpus, gpus: what one trial takes; part of a GPU is possible.
+        interrupted: set by the first Ctrl-C or SIGTERM. Running trials then save their state and stop. A second
+            Ctrl-C raises KeyboardInterrupt.
+
+    Raises:
+        LaunchError: no machine of the cluster can hold a trial.
+    """
+    with _cluster(cpus, gpus), tempfile.TemporaryDirectory(prefix="bottleneck-tune-") as scratch:
+        trainable = tune.with_resources(
+            tune.with_parameters(
+                TrialActor, trials={t.digest: t for t in trials}, storage=storage, sweep=sweep, cpus=cpus
+            ),
+            {"cpu": cpus, "gpu": gpus},
+        )
+        tuner = tune.Tuner(
+            trainable,
+            param_space={"trial": tune.grid_search([t.digest for t in trials])},
+            tune_config=tune.TuneConfig(
+                reuse_actors=True,
+                max_concurrent_trials=max_trials_at_once,
+                trial_name_creator=lambda trial: trial.config["trial"][:12],
+                trial_dirname_creator=lambda trial: trial.config["trial"][:12],
+            ),
+            run_config=tune.RunConfig(
+                name="sweep",
+                storage_path=scratch,
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                failure_config=tune.FailureConfig(max_failures=MAX_WORKER_DEATHS),
+                callbacks=[_Reporter(observer, interrupted)],
+                verbose=0,
+            ),
+        )
+        with _first_interrupt_ends_in_order(interrupted):
+            if not interrupted.is_set():
+                tuner.fit()
+
+
+class TrialActor(tune.Trainable):  # type: ignore[misc]
+    """Runs trials on a worker, one after the other; the process, its imports and its data in memory are reused."""
+
+    def setup(
+        self, config: dict[str, Any], trials: Mapping[str, TrialSpec], storage: str, sweep: str, cpus: float
+    ) -> None:
+        import torch
+
+        from orchestrator.journal import Journal
+        from trainables.store import Store
+
+        torch.set_num_threads(max(1, int(cpus)))
+        self._trials = trials
+        self._store = Store(storage)
+        self._journal = Journal(self._store, sweep)
+        self._log = _LogTail()
+        logging.getLogger().addHandler(self._log)
+        self._begin(config["trial"])
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._steps.close()
+        self._begin(new_config["trial"])
+        return True
+
+    def _begin(self, digest: str) -> None:
+        from trainables.trial import trial_steps
+
+        self._digest = digest
+        self._events: list[dict[str, Any]] = []
+        self._log.lines.clear()
+        self._steps = trial_steps(self._trials[digest], self._store, note=self._note, report_every_s=REPORT_EVERY_S)
+
+    def _note(self, event: str, **what: Any) -> None:
+        self._journal.write(event, trial=self._digest, **what)
+        self._events.append({"event": event, **what})
+
+    def step(self) -> dict[str, Any]:
+        """Go on until there is something new to report."""
+        report: dict[str, Any] = {"error": None, "log": None}
+        try:
+            report |= asdict(next(self._steps))
+            report["done"] = report["stages_done"] == report["stages_total"]
+        except Exception as error:
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            report["error"] = _clean(f"{type(error).__name__}: {error} ({Path(last.filename).name}:{last.lineno})")
+            report["log"] = _clean("\n".join([*self._log.lines, traceback.format_exc()])[-20_000:])
+            report["done"] = True
+        report["events"], self._events = self._events, []
+        return report
+
+    def cleanup(self) -> None:
+        self._steps.close()
+
+
+def _clean(text: str) -> str:
+    """Text that every file can hold: an error may quote a name with bytes that are no text."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+class _LogTail(logging.Handler):
+    """The last lines that were logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: deque[str] = deque(maxlen=LOG_TAIL_LINES)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(self.format(record))
+
+
+class _Reporter(tune.Callback):  # type: ignore[misc]
+    """Ray's words into ours."""
+
+    def __init__(self, observer: Observer, interrupted: threading.Event) -> None:
+        self._observer, self._interrupted = observer, interrupted
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune writes its callbacks down to restore them; nothing of ours is restored from there
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if self._interrupted.is_set():
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._observer.trial_started(trial.config["trial"])
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        self._observer.trial_progress(trial.config["trial"], result)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        last = trial.last_result or {}
+        self._observer.trial_ended(trial.config["trial"], last.get("error"), last.get("log"))
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        log = _tail_of(trial.error_file) or ""
+        last = log.strip().splitlines()[-1:] or ["without a word"]
+        error = f"its worker died {MAX_WORKER_DEATHS + 1} times, the last time: {last[0]}"
+        self._observer.trial_ended(trial.config["trial"], error, log)
+
+
+def _tail_of(path: str | None) -> str | None:
+    try:
+        return Path(path).read_text()[-20_000:] if path else None
+    except OSError:
+        return None
+
+
+@contextmanager
+def _cluster(cpus: float, gpus: float) -> Iterator[None]:
+    """Ray: the cluster of RAY_ADDRESS if there is one, else a private one on this machine for as long as it takes."""
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        variables = {name: os.environ[name] for name in CARRIED_VARIABLES if name in os.environ}
+        options: dict[str, Any] = {"address": address, "runtime_env": {"env_vars": variables}}
+    else:
+        options = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **options)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    try:
+        if not address:
+            _require_room(ray.cluster_resources(), cpus, gpus)
+        yield
+    finally:
+        session = None if address else _session_folder()
+        ray.shutdown()
+        if session:
+            shutil.rmtree(session, ignore_errors=True)
+
+
+def _session_folder() -> str | None:
+    """Logs and sockets of the private cluster: of no use after it."""
+    node = getattr(ray._private.worker, "_global_node", None)
+    return node.get_session_dir_path() if node else None
+
+
+def _require_room(resources: Mapping[str, float], cpus: float, gpus: float) -> None:
+    for name, wanted in (("CPU", cpus), ("GPU", gpus)):
+        there = resources.get(name, 0)
+        if wanted > there:
+            raise LaunchError(
+                f"resources: a trial asks for {wanted:g} {name} and this machine has {there:g}; "
+                f"lower resources.{name.lower()}, or set RAY_ADDRESS to a cluster"
+            )
+
+
+@contextmanager
+def _first_interrupt_ends_in_order(interrupted: threading.Event) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end Tune's loop in order the first time, and raise KeyboardInterrupt the second time.
+
+    Tune listens to SIGINT and SIGUSR1 alike; SIGTERM, which batch systems and clouds send, would kill it. So our
+    handler takes the first and the last, and `_Reporter` passes them on as the second from inside Tune's loop.
+    """
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        interrupted.set()
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGTERM, handler)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until Tune has put up its own
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
+
+__all__ = ["LaunchError", "Observer", "launch"]

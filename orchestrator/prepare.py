@@ -1,0 +1,38 @@
+"""What must be known before a sweep can be planned? Its components' content and its networks' sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from orchestrator.plan import Plan, architectures, plan, sources
+from orchestrator.sweep import Image, Sweep
+from trainables import facts
+from trainables.components import default_shape
+from trainables.facts import FactError, NetworkSize
+
+
+def prepare(sweep: Sweep, say: Callable[[str], None]) -> tuple[Plan, dict[str, NetworkSize]]:
+    """The plan of a sweep, and the sizes of its networks by the digest of their architecture.
+
+    Args:
+        say: told, in a line, when something has to be prepared that is done once per machine.
+
+    Raises:
+        SweepError: the sweep cannot be planned on this machine: data is missing or damaged, there is no such network.
+    """
+    native = {}
+    for name, component in sweep.components.items():
+        try:
+            native[name] = default_shape(component.source(Image()))
+        except ValueError as error:
+            raise sweep.error(f"components.{name}", str(error)) from error
+    try:
+        components = facts.components(sources(sweep, native), say)
+    except FactError as error:
+        raise sweep.error(f"components.{error.name}", str(error)) from error
+    planned = plan(sweep, components)
+    try:
+        sizes = facts.network_sizes(architectures(planned), say)
+    except FactError as error:
+        raise sweep.error("vary.architecture", str(error)) from error
+    return planned, sizes

@@ -1,0 +1,72 @@
+"""How are the views made again from the store? The report, and the runs in MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator import results
+from orchestrator.journal import Journal
+from orchestrator.results import ResultsError
+from orchestrator.run import artifact_location, trial_statuses, written
+from trainables.store import Store
+
+
+@dataclass(frozen=True)
+class Page:
+    """A report: where it lies, and what is in it."""
+
+    path: str
+    content: bytes
+
+
+def rebuild_report(store: Store, sweep: str, command: str) -> Page:
+    """Write a sweep's table and report again. Raises ResultsError if the store has no such sweep."""
+    plan, text, rows = _stored(store, sweep)
+    with written(store, plan, text, results.table(rows), _provenance(store, rows, command)) as files:
+        content = next(f for f in files if f.name == "report.html").read_bytes()
+    return Page(store.path(f"sweeps/{sweep}/report.html"), content)
+
+
+def rebuild_tracking(store: Store, sweep: str, uri: str, command: str) -> int:
+    """Bring the runs of a sweep in MLflow up to date; returns how many were written.
+
+    Raises:
+        ResultsError: the store has no such sweep.
+        TrackingError: MLflow cannot be reached.
+    """
+    from orchestrator import tracking
+
+    plan, text, rows = _stored(store, sweep)
+    lookup = results.store_lookup(store)
+    states = Journal(store, sweep).trial_states()
+    records = [
+        tracking.trial_record(plan, trial, results.trial_rows(plan, trial, lookup, states), lookup)
+        for trial in plan["trials"]
+    ]
+    status = "FINISHED" if set(trial_statuses(rows)) == {"ok"} else "FAILED"
+    with written(store, plan, text, results.table(rows), _provenance(store, rows, command)) as files:
+        return tracking.sync(
+            uri,
+            plan,
+            records,
+            artifact_location=artifact_location(store),
+            sweep_text=text,
+            artifacts=files,
+            status=status,
+        )
+
+
+def _stored(store: Store, sweep: str) -> tuple[dict[str, Any], str, list[dict[str, Any]]]:
+    journal = Journal(store, sweep)
+    try:
+        plan, text = journal.plan(), store.read(f"{journal.folder}/sweep.yaml").decode()
+    except FileNotFoundError:
+        raise ResultsError(f"storage {store.location!r} has no sweep {sweep!r}") from None
+    return plan, text, results.rows(plan, results.store_lookup(store), journal.trial_states())
+
+
+def _provenance(store: Store, rows: list[dict[str, Any]], command: str) -> Mapping[str, str]:
+    trials = ", ".join(f"{count} {status}" for status, count in sorted(trial_statuses(rows).items()))
+    return {"command": command, "storage": store.location, "trials": trials}

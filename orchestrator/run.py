@@ -1,0 +1,289 @@
+"""What happens in `bottleneck run`? The plan's missing work is launched; what comes back is shown, kept and reported.
+
+Running the same sweep again continues it: what the store has is not computed again, and there is no other way to
+resume.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from orchestrator import results
+from orchestrator.journal import Journal
+from orchestrator.plan import Plan, costs, schedule
+from orchestrator.progress import Display, State, duration
+from orchestrator.sweep import Sweep, resolved
+from orchestrator.tracking import Tracker, trial_record
+from trainables.facts import NetworkSize
+from trainables.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TRACKING_GRACE_S = 60.0  # how long the end of a sweep waits for MLflow
+
+
+class AlreadyRunning(ValueError):
+    """Another process runs this sweep on this store."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a run of a sweep ended."""
+
+    table: pd.DataFrame
+    trials: Mapping[str, int]  # status -> number of trials
+    computed: int  # stages computed in this run
+    stored: int  # stages that the store had
+    seconds: float
+    interrupted: bool
+    report: str  # where it lies
+
+    @property
+    def exit_code(self) -> int:
+        if self.interrupted:
+            return 130
+        return 1 if self.trials.get("failed") or self.trials.get("diverged") or self.trials.get("pending") else 0
+
+
+def run(
+    plan: Plan,
+    store: Store,
+    sizes: Mapping[str, NetworkSize],
+    *,
+    tracking_uri: str,
+    command: str,
+    live: bool | None = None,
+) -> Outcome:
+    """Compute what is missing of a plan, then write its table and its report.
+
+    Args:
+        plan: from `orchestrator.plan.plan`.
+        sizes: of its networks, by the digest of their architecture.
+        tracking_uri: the MLflow server or database that shows the runs.
+        command: what the user typed, for the report.
+        live: a panel that is redrawn; None: if stderr is a terminal.
+
+    Raises:
+        AlreadyRunning: this sweep is being run on this store.
+        LaunchError: the machine or cluster cannot run it.
+    """
+    started = time.monotonic()
+    name = plan.sweep.name
+    journal = Journal(store, name)
+    with _only_driver(store, name):
+        flops = costs(plan, sizes)
+        stored = store.existing((stage.kind, digest) for digest, (stage, _) in flops.items())
+        state = State(
+            sweep=name,
+            trials=len(plan.trials),
+            stages=len(flops),
+            stored=len(stored),
+            to_do={d: (stage.kind, cost) for d, (stage, cost) in flops.items() if d not in stored},
+            started=started,
+        )
+        plan_json = plan.as_json()
+        text = sweep_text(plan.sweep)
+        journal.write_plan(text, plan_json)
+        journal.write("sweep", state="started", stages=len(flops), stored=len(stored))
+        tracker = Tracker(
+            tracking_uri,
+            plan_json,
+            artifact_location=artifact_location(store),
+            sweep_text=text,
+        )
+        tracker.start()
+        missing = schedule(plan, sizes, stored)
+        interrupted = threading.Event()
+        driver = _Driver(plan_json, store, journal, state, tracker)
+        with driver, Display(state, live=live):
+            driver.record_unchanged({a.trial.digest for a in missing})
+            if missing:
+                from orchestrator import (
+                    launch,
+                )  # Ray takes seconds to import, and a finished sweep has no need of it
+
+                launch.launch(
+                    [assignment.trial for assignment in missing],
+                    storage=store.location if not store.is_folder else store.path("").rstrip("/"),
+                    sweep=name,
+                    cpus=plan.sweep.resources.cpu,
+                    gpus=plan.sweep.resources.gpu,
+                    observer=driver,
+                    interrupted=interrupted,
+                )
+        seconds = time.monotonic() - started
+        rows = results.rows(plan_json, results.store_lookup(store), journal.trial_states())
+        outcome_rows = results.table(rows)
+        trials = trial_statuses(rows)
+        provenance = {
+            "command": command,
+            "storage": store.location,
+            "tracking": tracking_uri,
+            "stages computed in this run": str(state.computed),
+            "stages reused from the store": str(len(stored)),
+            "wall clock of this run": duration(seconds),
+            "trials": ", ".join(f"{count} {status}" for status, count in sorted(trials.items())),
+        }
+        with written(store, plan_json, text, outcome_rows, provenance) as artifacts:
+            tracker.finish(
+                "KILLED" if interrupted.is_set() else "FINISHED" if set(trials) == {"ok"} else "FAILED",
+                artifacts,
+                {f"trials/{status}": float(count) for status, count in trials.items()},
+                TRACKING_GRACE_S,
+            )
+        journal.write(
+            "sweep",
+            state="interrupted" if interrupted.is_set() else "finished",
+            computed=state.computed,
+            seconds=round(seconds, 3),
+            trials=dict(trials),
+        )
+        return Outcome(
+            table=outcome_rows,
+            trials=trials,
+            computed=state.computed,
+            stored=len(stored),
+            seconds=seconds,
+            interrupted=interrupted.is_set(),
+            report=store.path(f"{journal.folder}/report.html"),
+        )
+
+
+class _Driver:
+    """Hears of trials on Ray's loop; reads their results and passes them on from a thread of its own."""
+
+    def __init__(self, plan: Mapping[str, Any], store: Store, journal: Journal, state: State, tracker: Tracker) -> None:
+        self._plan, self._store, self._journal = plan, store, journal
+        self._state, self._tracker = state, tracker
+        self._trials = {trial["digest"]: trial for trial in plan["trials"]}
+        self._lookup = results.store_lookup(store)
+        self._thread = ThreadPoolExecutor(1, "recorder")
+
+    def __enter__(self) -> _Driver:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+
+    def record_unchanged(self, missing: set[str]) -> None:
+        """Pass on the trials that the store has whole."""
+        for digest in self._trials:
+            if digest not in missing:
+                self._state.trial_ended(digest, failed=False)
+                self._thread.submit(self._record, digest, {})
+
+    def trial_started(self, digest: str) -> None:
+        self._state.trial_started(digest)
+
+    def trial_progress(self, digest: str, report: Mapping[str, Any]) -> None:
+        self._state.trial_progress(digest, report)
+
+    def trial_ended(self, digest: str, error: str | None, log: str | None) -> None:
+        self._state.trial_ended(digest, failed=error is not None)
+        status = {"status": "failed" if error else "ok", "error": error, "log": log}
+        self._thread.submit(self._ended, digest, status)
+
+    def _ended(self, digest: str, status: Mapping[str, Any]) -> None:
+        self._journal.write("trial", trial=digest, **status)
+        self._record(digest, status)
+
+    def _record(self, digest: str, status: Mapping[str, Any]) -> None:
+        trial = self._trials[digest]
+        rows = results.trial_rows(self._plan, trial, self._lookup_fresh, {digest: status})
+        self._state.gaps(rows)
+        self._tracker.log(trial_record(self._plan, trial, rows, self._lookup_fresh))
+
+    def _lookup_fresh(self, kind: str, digest: str) -> Mapping[str, Any] | None:
+        """As `store_lookup`, but what was not there is looked for again: it may have come since."""
+        return self._lookup(kind, digest) or self._store.get(kind, digest)
+
+
+@contextlib.contextmanager
+def written(
+    store: Store, plan: Mapping[str, Any], text: str, table: pd.DataFrame, provenance: Mapping[str, str]
+) -> Iterator[list[Path]]:
+    """Write a sweep's table and report into its folder; gives copies of them, for as long as the block lasts."""
+    from orchestrator import report
+
+    parquet = io.BytesIO()
+    table.to_parquet(parquet, index=False)
+    page = report.render(table, plan, text, provenance=provenance).encode()
+    files = {"results.parquet": parquet.getvalue(), "report.html": page, "sweep.yaml": text.encode()}
+    with tempfile.TemporaryDirectory(prefix="bottleneck-") as scratch:
+        for name, content in files.items():
+            store.write(f"sweeps/{plan['sweep']}/{name}", content)
+            Path(scratch, name).write_bytes(content)
+        yield [Path(scratch, name) for name in files]
+
+
+def sweep_text(sweep: Sweep) -> str:
+    """The sweep as it runs: its file, or with `--set` the whole of it spelt out."""
+    return resolved(sweep) if sweep.overrides else sweep.text
+
+
+def trial_statuses(rows: list[dict[str, Any]]) -> dict[str, int]:
+    """How many trials have each status; a trial has the worst status among its rows."""
+    worst: dict[str, str] = {}
+    order = ("ok", "pending", "diverged", "failed")
+    for row in rows:
+        worst[row["trial"]] = max(worst.get(row["trial"], "ok"), row["status"], key=order.index)
+    return dict(Counter(worst.values()))
+
+
+def artifact_location(store: Store) -> str | None:
+    """Where MLflow keeps files if its database is ours: beside it."""
+    return store.path("mlflow-artifacts") if store.is_folder else None
+
+
+@contextlib.contextmanager
+def _only_driver(store: Store, sweep: str) -> Iterator[None]:
+    """Hold the sweep, so that no second driver runs it on this store at the same time."""
+    lock = _driver_lock(store, sweep)
+    if lock is None:
+        yield
+        return
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise AlreadyRunning(
+            f"sweep {sweep!r} is being run on storage {store.location!r} by another process; "
+            f"`bottleneck status {sweep}` shows how it is doing"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_running(store: Store, sweep: str) -> bool:
+    """Whether a driver holds the sweep; of an object store it cannot be told, and the answer is no."""
+    lock = _driver_lock(store, sweep)
+    if lock is None:
+        return False
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def _driver_lock(store: Store, sweep: str) -> FileLock | None:
+    if not store.is_folder:
+        return None
+    path = Path(store.path(f"locks/sweep-{sweep}.lock"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path)

@@ -1,0 +1,72 @@
+"""How far is a sweep? Read from its folder in the store, whether it is running or not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator import results
+from orchestrator.journal import Journal
+from orchestrator.results import ResultsError
+from orchestrator.run import is_running, trial_statuses
+from trainables.store import Store
+
+
+def sweep_status(store: Store, sweep: str) -> dict[str, Any]:
+    """The state of a sweep, its trials by status, and its stages in the store.
+
+    Raises:
+        ResultsError: the store has no such sweep.
+    """
+    journal = Journal(store, sweep)
+    plan = _plan(journal)
+    rows = results.rows(plan, results.store_lookup(store), journal.trial_states())
+    stages = {
+        (kind, digest)
+        for trial in plan["trials"]
+        for cell in trial["cells"]
+        for kind, digest in (
+            *(("pretrain", member) for member in cell["pretrain"]),
+            ("pretrain", cell["direct_pretrain"]),
+            ("probe", cell["transfer"]),
+            ("probe", cell["direct"]),
+            ("probe", cell["random_init"]),
+        )
+        if digest
+    }
+    return {
+        "sweep": sweep,
+        "state": _state(store, journal),
+        "trials": trial_statuses(rows),
+        "stages": len(stages),
+        "stages_stored": len(store.existing(stages)),
+    }
+
+
+def trial_lines(store: Store, sweep: str) -> list[tuple[str, str, str]]:
+    """(digest, status, design) of every trial of a sweep."""
+    journal = Journal(store, sweep)
+    plan, states = _plan(journal), journal.trial_states()
+    lookup = results.store_lookup(store)
+    found = []
+    for trial in plan["trials"]:
+        (status,) = trial_statuses(results.trial_rows(plan, trial, lookup, states))
+        found.append((trial["digest"][:12], status, trial["design"]["label"]))
+    return found
+
+
+def _plan(journal: Journal) -> dict[str, Any]:
+    try:
+        return journal.plan()
+    except FileNotFoundError:
+        known = ", ".join(journal.store.names("sweeps")) or "none"
+        raise ResultsError(
+            f"storage {journal.store.location!r} has no sweep {journal.sweep!r}; it has: {known}"
+        ) from None
+
+
+def _state(store: Store, journal: Journal) -> str:
+    if is_running(store, journal.sweep):
+        return "running"
+    states = [event["state"] for event in journal.events() if event["event"] == "sweep"]
+    last = states[-1] if states else "planned"
+    return "stopped without notice; the same command continues" if last == "started" else str(last)

@@ -1,0 +1,198 @@
+"""The command as people type it: what it prints, how it ends, and how soon it answers."""
+
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator.sweep import canonical, json_schema
+
+MALFORMED = Path(__file__).parents[1] / "malformed"
+GOOD = """
+name: good
+question: What is kept?
+components:
+  digits: {dataset: digits}
+  odd: {dataset: digits, classes: [1, 3, 5, 7, 9]}
+vary: {mixture: [{digits: 1, odd: 1}], architecture: mlp}
+seeds: 1
+pretrain: {steps: 5, batch_size: 16}
+"""
+
+
+def bottleneck(*arguments, environment=None, cwd=None):
+    command = [sys.executable, "-m", "orchestrator.cli", *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, **(environment or {})}, cwd=cwd, check=False
+    )
+
+
+@pytest.fixture
+def good(tmp_path):
+    path = tmp_path / "good.yaml"
+    path.write_text(GOOD)
+    return path
+
+
+# Every file goes through the whole command, in one process that at its end must not have begun to load Ray.
+ALL_MALFORMED = """
+import contextlib, io, json, sys
+from pathlib import Path
+from orchestrator import cli
+found = {}
+for path in sorted(Path(sys.argv[1]).glob("*.yaml")):
+    sys.argv = ["bottleneck", "run", str(path), "--storage", sys.argv[1] + "/never"]
+    err, out = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(out):
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code
+    found[path.name] = [code, err.getvalue(), out.getvalue()]
+    sys.argv = ["x", str(path.parent)]
+print(json.dumps({"found": found, "heavy": [m for m in ("ray", "torch", "mlflow", "pandas") if m in sys.modules]}))
+"""
+
+
+def test_every_malformed_sweep_is_one_line_and_exit_2_before_anything_heavy_is_loaded():
+    done = subprocess.run(
+        [sys.executable, "-c", ALL_MALFORMED, str(MALFORMED)], capture_output=True, text=True, check=True
+    )
+    answer = json.loads(done.stdout)
+    assert len(answer["found"]) >= 40
+    for name, (code, err, out) in answer["found"].items():
+        assert code == 2, name
+        assert out == "", name
+        assert len(err.splitlines()) == 1, (name, err)
+        assert name in err, err
+        expected = (MALFORMED / name).read_bytes().splitlines()[0].decode(errors="replace")
+        assert re.search(expected.partition("expect:")[2].strip(), err), (name, err)
+    assert answer["heavy"] == []
+    assert not (MALFORMED / "never").exists()
+
+
+def one_line(done, *parts):
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    for part in parts:
+        assert part in done.stderr
+
+
+def test_missing_data_is_one_line_that_says_where_and_how(tmp_path, good):
+    good.write_text(GOOD.replace("odd: {dataset: digits, classes: [1, 3, 5, 7, 9]}", "odd: {dataset: mnist}"))
+    empty = {"BOTTLENECK_DATA": str(tmp_path)}
+    one_line(bottleneck("run", good, environment=empty), f"{good}:6: components.odd:", str(tmp_path), "download=True")
+    unset = {k: v for k, v in os.environ.items() if k != "BOTTLENECK_DATA"}
+    command = [sys.executable, "-m", "orchestrator.cli", "plan", str(good)]
+    one_line(
+        subprocess.run(command, capture_output=True, text=True, env=unset, check=False), "BOTTLENECK_DATA is not set"
+    )
+
+
+def test_damaged_data_is_one_line(tmp_path, good):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in ("train-images", "train-labels", "t10k-images", "t10k-labels"):
+        kind = "idx3-ubyte" if "images" in name else "idx1-ubyte"
+        (raw / f"{name}-{kind}").write_bytes(b"\x00\x00\x08\x03 cut short")
+    good.write_text(GOOD.replace("odd: {dataset: digits, classes: [1, 3, 5, 7, 9]}", "odd: {dataset: mnist}"))
+    done = bottleneck("validate", good, environment={"BOTTLENECK_DATA": str(tmp_path)})
+    assert done.returncode == 2
+    assert "components.odd" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_store_that_cannot_be_reached_is_one_line(tmp_path, good):
+    (tmp_path / "file").write_text("")
+    one_line(bottleneck("run", good, "--storage", tmp_path / "file"), "cannot be written")
+    one_line(bottleneck("run", good, "--storage", "nonsense://bucket"), "nonsense://bucket", "cannot be opened")
+    readonly = bottleneck("run", good, "--storage", "/proc/nothing")
+    one_line(readonly, "cannot be written")
+
+
+def test_an_unknown_network_is_one_line_with_the_nearest_name(good):
+    done = bottleneck("validate", good, "--set", "vary.architecture=resnet81")
+    assert done.returncode == 2
+    assert re.search(r"vary\.architecture: .*resnet81.*resnet18", done.stderr.splitlines()[-1])
+
+
+def test_an_unknown_sweep_or_option_is_said_plainly(tmp_path):
+    one_line(bottleneck("run", "quickstrat"), "quickstart")
+    one_line(bottleneck("run", tmp_path / "none.yaml"), "no such file")
+    one_line(bottleneck("results", "none", "--storage", tmp_path), "has no sweep 'none'")
+    assert bottleneck("run").returncode == 2
+
+
+def test_validate_and_plan_of_a_good_sweep(tmp_path, good):
+    done = bottleneck("validate", good)
+    assert (done.returncode, done.stdout) == (0, f"{good}: fine, 1 trials with 1 seed each\n")
+    planned = bottleneck("plan", good, "--json", "--storage", tmp_path / "runs")
+    found = json.loads(planned.stdout)
+    assert found["trials"] == 1
+    assert (found["pretrainings"], found["baselines"], found["initialisations"], found["probes"]) == (1, 2, 1, 6)
+    assert found["examples"] == 3 * 5 * 16
+    assert not (tmp_path / "runs").exists()
+    shown = bottleneck("plan", good, "--storage", tmp_path / "runs").stdout
+    assert "1 pretrainings, 2 direct baselines" in shown
+    assert f"{tmp_path}/runs  (from: --storage)" in shown
+
+
+def test_set_replaces_a_value(good):
+    found = json.loads(bottleneck("plan", good, "--json", "--set", "seeds=4", "--set", "pretrain.steps=7").stdout)
+    assert (found["cells"], found["examples"]) == (4, 4 * 3 * 7 * 16)
+    assert "--set pretrain.steps" in bottleneck("plan", good, "--set", "pretrain.steps=none").stderr
+
+
+def test_plan_says_where_settings_come_from(tmp_path, good):
+    environment = {"BOTTLENECK_STORAGE": str(tmp_path / "s"), "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    shown = bottleneck("plan", good, environment=environment).stdout
+    assert f"{tmp_path}/s  (from: BOTTLENECK_STORAGE)" in shown
+    assert "http://127.0.0.1:9  (from: MLFLOW_TRACKING_URI)" in shown
+
+
+def test_resolved_and_schema_are_for_programs(good):
+    resolved = bottleneck("validate", good, "--resolved").stdout
+    assert "momentum: 0.9" in resolved
+    assert json.loads(bottleneck("validate", "--schema").stdout) == json_schema()
+
+
+def test_the_sweeps_that_ship_are_found_by_name_and_validate():
+    assert {"quickstart", "clothes-digits-kana"} <= set(canonical())
+    assert bottleneck("validate", "quickstart").returncode == 0
+
+
+def test_status_of_an_empty_store_is_not_an_error(tmp_path):
+    done = bottleneck("status", "--storage", tmp_path)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert json.loads(bottleneck("status", "--json", "--storage", tmp_path).stdout) == []
+
+
+def test_doctor_finds_this_machine_fit(tmp_path):
+    done = bottleneck("doctor", "--json", "--storage", tmp_path / "runs")
+    assert done.returncode == 0, done.stdout
+    found = {f["what"]: f for f in json.loads(done.stdout)}
+    assert {"python", "torch", "storage", "MLflow", "CPU"} <= set(found)
+    broken = bottleneck("doctor", "--json", "--storage", "/proc/nothing")
+    assert broken.returncode == 1
+    assert "cannot be written" in broken.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [("--help",), ("validate", "quickstart"), ("plan", "quickstart")])
+def test_the_command_answers_at_once_when_warm(arguments):
+    """The bound is 0.6 s of wall clock on an idle machine; here it is CPU time, since tests share the machine."""
+    bottleneck(*arguments)
+    seconds = []
+    for _ in range(5):
+        before = os.times()
+        assert bottleneck(*arguments).returncode == 0
+        after = os.times()
+        seconds.append(after.children_user - before.children_user + after.children_system - before.children_system)
+        time.sleep(0.05)
+    assert statistics.median(seconds) < 0.6
