@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
 import tempfile
 import threading
@@ -235,16 +234,7 @@ def _cluster(cpus: float, gpus: float) -> Iterator[None]:
             _require_room(ray.cluster_resources(), cpus, gpus)
         yield
     finally:
-        session = None if address else _session_folder()
         ray.shutdown()
-        if session:
-            shutil.rmtree(session, ignore_errors=True)
-
-
-def _session_folder() -> str | None:
-    """Logs and sockets of the private cluster: of no use after it."""
-    node = getattr(ray._private.worker, "_global_node", None)
-    return node.get_session_dir_path() if node else None
 
 
 def _require_room(resources: Mapping[str, float], cpus: float, gpus: float) -> None:

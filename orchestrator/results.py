@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
+    from trainables.store import Store
+
 Lookup = Callable[[str, str], Mapping[str, Any] | None]  # (kind, digest) -> the stage's result, or None
 
 
@@ -278,11 +280,20 @@ def stored_rows(sweep: str, storage: str | None = None) -> list[dict[str, Any]]:
     return rows(plan, store_lookup(store), journal.trial_states())
 
 
-def store_lookup(store: Any) -> Lookup:
-    """The store's `get`, each stage read once: a baseline stands in many rows."""
-    from functools import cache
+def store_lookup(store: Store) -> Lookup:
+    """The store's `get`, each result read once: a baseline stands in many rows. What is not there yet is looked for
+    again."""
+    found: dict[str, Mapping[str, Any]] = {}
 
-    return cache(store.get)
+    def lookup(kind: str, digest: str) -> Mapping[str, Any] | None:
+        if digest not in found:
+            result = store.get(kind, digest)
+            if result is None:
+                return None
+            found[digest] = result
+        return found[digest]
+
+    return lookup
 
 
 def select(found: pd.DataFrame, where: str | None, columns: Sequence[str] | None) -> pd.DataFrame:

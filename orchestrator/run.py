@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,7 +85,10 @@ def run(
     journal = Journal(store, name)
     with _only_driver(store, name):
         flops = costs(plan, sizes)
-        stored = store.existing((stage.kind, digest) for digest, (stage, _) in flops.items())
+        lookup = results.store_lookup(store)
+        there = store.existing((stage.kind, digest) for digest, (stage, _) in flops.items())
+        # Read, not only seen: an entry that fails its checksum is set aside here, and is computed again.
+        stored = {digest for digest in there if lookup(flops[digest][0].kind, digest) is not None}
         state = State(
             sweep=name,
             trials=len(plan.trials),
@@ -107,13 +110,12 @@ def run(
         tracker.start()
         missing = schedule(plan, sizes, stored)
         interrupted = threading.Event()
-        driver = _Driver(plan_json, store, journal, state, tracker)
+        driver = _Driver(plan_json, lookup, journal, state, tracker)
         with driver, Display(state, live=live):
             driver.record_unchanged({a.trial.digest for a in missing})
             if missing:
-                from orchestrator import (
-                    launch,
-                )  # Ray takes seconds to import, and a finished sweep has no need of it
+                # Ray takes seconds to import, and a finished sweep has no need of it.
+                from orchestrator import launch
 
                 launch.launch(
                     [assignment.trial for assignment in missing],
@@ -125,7 +127,7 @@ def run(
                     interrupted=interrupted,
                 )
         seconds = time.monotonic() - started
-        rows = results.rows(plan_json, results.store_lookup(store), journal.trial_states())
+        rows = results.rows(plan_json, lookup, journal.trial_states())
         outcome_rows = results.table(rows)
         trials = trial_statuses(rows)
         provenance = {
@@ -165,25 +167,30 @@ def run(
 class _Driver:
     """Hears of trials on Ray's loop; reads their results and passes them on from a thread of its own."""
 
-    def __init__(self, plan: Mapping[str, Any], store: Store, journal: Journal, state: State, tracker: Tracker) -> None:
-        self._plan, self._store, self._journal = plan, store, journal
+    def __init__(
+        self, plan: Mapping[str, Any], lookup: results.Lookup, journal: Journal, state: State, tracker: Tracker
+    ) -> None:
+        self._plan, self._lookup, self._journal = plan, lookup, journal
         self._state, self._tracker = state, tracker
         self._trials = {trial["digest"]: trial for trial in plan["trials"]}
-        self._lookup = results.store_lookup(store)
         self._thread = ThreadPoolExecutor(1, "recorder")
+        self._recordings: list[Future[None]] = []
 
     def __enter__(self) -> _Driver:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         self._thread.shutdown()
+        if kind is None:
+            for recording in self._recordings:
+                recording.result()  # raises what went wrong on the thread
 
     def record_unchanged(self, missing: set[str]) -> None:
         """Pass on the trials that the store has whole."""
         for digest in self._trials:
             if digest not in missing:
                 self._state.trial_ended(digest, failed=False)
-                self._thread.submit(self._record, digest, {})
+                self._recordings.append(self._thread.submit(self._record, digest, {}))
 
     def trial_started(self, digest: str) -> None:
         self._state.trial_started(digest)
@@ -194,7 +201,7 @@ class _Driver:
     def trial_ended(self, digest: str, error: str | None, log: str | None) -> None:
         self._state.trial_ended(digest, failed=error is not None)
         status = {"status": "failed" if error else "ok", "error": error, "log": log}
-        self._thread.submit(self._ended, digest, status)
+        self._recordings.append(self._thread.submit(self._ended, digest, status))
 
     def _ended(self, digest: str, status: Mapping[str, Any]) -> None:
         self._journal.write("trial", trial=digest, **status)
@@ -202,13 +209,9 @@ class _Driver:
 
     def _record(self, digest: str, status: Mapping[str, Any]) -> None:
         trial = self._trials[digest]
-        rows = results.trial_rows(self._plan, trial, self._lookup_fresh, {digest: status})
+        rows = results.trial_rows(self._plan, trial, self._lookup, {digest: status})
         self._state.gaps(rows)
-        self._tracker.log(trial_record(self._plan, trial, rows, self._lookup_fresh))
-
-    def _lookup_fresh(self, kind: str, digest: str) -> Mapping[str, Any] | None:
-        """As `store_lookup`, but what was not there is looked for again: it may have come since."""
-        return self._lookup(kind, digest) or self._store.get(kind, digest)
+        self._tracker.log(trial_record(self._plan, trial, rows, self._lookup))
 
 
 @contextlib.contextmanager

@@ -190,7 +190,7 @@ class _Work:
 
     def _pretrain(self, stage: PretrainSpec, report_every_s: float) -> Generator[Progress, None, dict[str, Any]]:
         started = time.time()
-        data = [components.load(share.component) for share in stage.mixture.shares]
+        data = [_data(share.component) for share in stage.mixture.shares]
         saver = _StoreSaver(self.store, stage.digest)
         result = self._result(started)
         try:
@@ -224,7 +224,7 @@ class _Work:
     def _probe(self, stage: ProbeSpec) -> dict[str, Any]:
         started = time.time()
         component = stage.component
-        data = components.load(component)
+        data = _data(component)
         networks = [self._network(member).to(self.device).eval() for member in stage.members]
         limit = stage.transfer.train_examples
         train = _features(networks, data.train, data, self.device, limit)
@@ -323,6 +323,12 @@ def _head_accuracy(stage: ProbeSpec, networks: list[Network], test: tuple[Tensor
     with torch.no_grad():
         logits = networks[0].head(features)[:, offset : offset + stage.component.num_classes]
     return float((logits.argmax(dim=1) == labels).double().mean())
+
+
+@functools.lru_cache(64)
+def _data(component: Component) -> ComponentData:
+    """The examples of a component: mapped, and on a GPU uploaded, once per process."""
+    return components.load(component)
 
 
 def label(stage: StageSpec) -> str:

@@ -163,14 +163,19 @@ def test_sync_rebuilds_a_deleted_mlflow_store(copy):
     assert_one_run_per_trial_and_none_running(storage, [t["digest"] for t in plan["trials"]])
 
 
-def test_deleting_a_stage_computes_that_stage_and_no_other(copy):
+def test_a_stage_that_is_deleted_or_damaged_is_computed_again_and_no_other(copy):
     storage, path = copy
     store = Store(storage)
     before, events = comparable(load("small", storage=str(storage))), len(stage_events(storage))
-    cell = Journal(store, "small").plan()["trials"][3]["cells"][0]
-    store.remove("probe", cell["transfer"])
-    bottleneck("run", path, "--storage", storage)
-    assert [e["digest"] for e in stage_events(storage)[events:]] == [cell["transfer"]]
+    cells = Journal(store, "small").plan()["trials"][3]["cells"]
+    deleted, damaged = cells[0]["transfer"], cells[1]["random_init"]
+    store.remove("probe", deleted)
+    entry = storage / "stages" / "probe" / damaged[:2] / damaged / "result.json"
+    entry.write_bytes(entry.read_bytes().replace(b"0.", b"1.", 1))
+    done = bottleneck("run", path, "--storage", storage)
+    assert "set aside" in done.stderr
+    assert {e["digest"] for e in stage_events(storage)[events:]} == {deleted, damaged}
+    assert len(stage_events(storage)) == events + 2
     pd.testing.assert_frame_equal(comparable(load("small", storage=str(storage))), before)
 
 
