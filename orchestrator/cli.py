@@ -33,11 +33,10 @@ def main() -> None:
     """The `bottleneck` command."""
     try:
         code = bottleneck(standalone_mode=False)
-    except click.exceptions.Abort:
-        code = 130
-    except KeyboardInterrupt:
+    except (click.exceptions.Abort, KeyboardInterrupt):  # click turns the one into the other
         _say("stopped; the same command continues")
-        os._exit(130)  # the second Ctrl-C: at once, without waiting for threads
+        sys.stdout.flush()
+        os._exit(130)  # at once, without waiting for threads
     except click.ClickException as error:
         error.show()
         code = 2

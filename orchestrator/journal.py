@@ -52,8 +52,17 @@ class Journal:
                 continue
 
     def trial_states(self) -> dict[str, dict[str, Any]]:
-        """The last `trial` event of each trial, by digest."""
-        return {e["trial"]: e for e in self.events() if e["event"] == "trial"}
+        """The last `trial` event of each trial since the sweep was last started, by digest.
+
+        What failed before that has been tried again since, or waits to be.
+        """
+        states: dict[str, dict[str, Any]] = {}
+        for event in self.events():
+            if event["event"] == "sweep" and event["state"] == "started":
+                states.clear()
+            elif event["event"] == "trial":
+                states[event["trial"]] = event
+        return states
 
     def write_plan(self, text: str, plan: Mapping[str, Any]) -> None:
         """Keep the sweep's text and what was planned from it."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import tempfile
 import threading
 import traceback
@@ -27,7 +28,7 @@ for _name, _value in {
     "TUNE_GLOBAL_CHECKPOINT_S": "600",  # Tune's own state is not what we restart from
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leave CUDA_VISIBLE_DEVICES alone: trials without a GPU use none
     "OMP_NUM_THREADS": "1",  # one thread a trial; trials are what runs in parallel
 }.items():
     os.environ.setdefault(_name, _value)
@@ -41,6 +42,7 @@ MAX_WORKER_DEATHS = 3  # a trial is started again this often when its worker or 
 LOG_TAIL_LINES = 30
 OBJECT_STORE_BYTES = 200 * 2**20  # specs and reports are small; data and results do not pass through Ray
 REPORT_EVERY_S = 1.0
+CONNECT_S = 5.0
 CARRIED_VARIABLES = ("BOTTLENECK_DATA", "BOTTLENECK_CACHE", "OMP_NUM_THREADS")
 
 
@@ -82,7 +84,7 @@ def launch(
     with _cluster(cpus, gpus), tempfile.TemporaryDirectory(prefix="bottleneck-tune-") as scratch:
         trainable = tune.with_resources(
             tune.with_parameters(
-                TrialActor, trials={t.digest: t for t in trials}, storage=storage, sweep=sweep, cpus=cpus
+                TrialActor, trials={t.digest: t for t in trials}, storage=storage, sweep=sweep, cpus=cpus, gpus=gpus
             ),
             {"cpu": cpus, "gpu": gpus},
         )
@@ -113,7 +115,13 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
     """Runs trials on a worker, one after the other; the process, its imports and its data in memory are reused."""
 
     def setup(
-        self, config: dict[str, Any], trials: Mapping[str, TrialSpec], storage: str, sweep: str, cpus: float
+        self,
+        config: dict[str, Any],
+        trials: Mapping[str, TrialSpec],
+        storage: str,
+        sweep: str,
+        cpus: float,
+        gpus: float,
     ) -> None:
         import torch
 
@@ -122,6 +130,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
 
         torch.set_num_threads(max(1, int(cpus)))
         self._trials = trials
+        self._device = "cuda" if gpus else "cpu"  # a GPU that the sweep did not ask for belongs to someone else
         self._store = Store(storage)
         self._journal = Journal(self._store, sweep)
         self._log = _LogTail()
@@ -139,7 +148,13 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         self._digest = digest
         self._events: list[dict[str, Any]] = []
         self._log.lines.clear()
-        self._steps = trial_steps(self._trials[digest], self._store, note=self._note, report_every_s=REPORT_EVERY_S)
+        self._steps = trial_steps(
+            self._trials[digest],
+            self._store,
+            device=self._device,
+            note=self._note,
+            report_every_s=REPORT_EVERY_S,
+        )
 
     def _note(self, event: str, **what: Any) -> None:
         self._journal.write(event, trial=self._digest, **what)
@@ -227,7 +242,12 @@ def _cluster(cpus: float, gpus: float) -> Iterator[None]:
         options: dict[str, Any] = {"address": address, "runtime_env": {"env_vars": variables}}
     else:
         options = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
-    ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **options)
+    if address:
+        _require_answer(address)
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **options)
+    except (ConnectionError, RuntimeError) as error:
+        raise LaunchError(f"Ray cannot be started: {' '.join(str(error).split())}") from error
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     try:
         if not address:
@@ -235,6 +255,17 @@ def _cluster(cpus: float, gpus: float) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Ray itself tries for minutes. `auto` and other names without a port are left to it."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+    except OSError as error:
+        raise LaunchError(f"RAY_ADDRESS: no cluster answers at {address} ({error.strerror or error})") from error
 
 
 def _require_room(resources: Mapping[str, float], cpus: float, gpus: float) -> None:

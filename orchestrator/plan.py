@@ -6,6 +6,7 @@ Pure: what is known about data and networks, and what the store has, comes in as
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from trainables.spec import (
     Ordering,
     PretrainSpec,
     ProbeSpec,
+    Share,
     Source,
     StageSpec,
     Training,
@@ -88,6 +90,7 @@ def trial_json(trial: TrialSpec) -> dict[str, Any]:
                 "direct": cell.direct.digest if cell.direct else None,
                 "random_init": cell.random_init.digest,
                 "pretrain": [member.digest for member in cell.transfer.members],
+                "random_init_pretrain": [member.digest for member in cell.random_init.members],
                 "direct_pretrain": cell.direct.members[0].digest if cell.direct else None,
             }
             for cell in trial.cells
@@ -185,7 +188,15 @@ class _Builder:
         for seed in self._sweep.seeds:
             member_seeds = representation.member_seeds(point.representation, seed)
             members = tuple(
-                PretrainSpec(mixture=mixture, ordering=ordering, architecture=architecture, training=training, seed=s)
+                PretrainSpec(
+                    mixture=mixture,
+                    ordering=ordering,
+                    architecture=architecture,
+                    training=training,
+                    seed=s,
+                    # A limit on the examples holds for all members together: they draw from one pool.
+                    pool_seed=None if point.train_examples is None else seed,
+                )
                 for s in member_seeds
             )
             for name, component in self._components.items():
@@ -235,7 +246,8 @@ class _Builder:
     def _training(self, steps: int) -> Training:
         key = ("training", steps)
         if key not in self._memo:
-            self._memo[key] = self._sweep.pretrain.training(steps)
+            precision = "bfloat16" if self._sweep.resources.gpu else "float32"
+            self._memo[key] = dataclasses.replace(self._sweep.pretrain.training(steps), precision=precision)
         return self._memo[key]  # type: ignore[no-any-return]
 
     def _direct(self, point: Point, name: str, architecture: Architecture, seed: int) -> ProbeSpec | None:
@@ -245,30 +257,29 @@ class _Builder:
         mixture drew from it; None if it drew none. `full`: all its examples, `direct.steps` steps.
         """
         direct = self._sweep.direct
-        steps = point.steps
-        pool: int | None = None
-        if direct.kind == "full":
-            steps = direct.steps or 2 * point.steps
+        steps = (direct.steps or 2 * point.steps) if direct.kind == "full" else point.steps
+        shares = self._mixture(((name, 1.0),), steps, None).shares
         if direct.kind == "same_examples":
-            mixture = self._mixture(
-                point.weights,
-                representation.member_steps(point.representation, point.steps),
-                point.train_examples,
-            )
-            content = self._contents[name]
-            pool = next((s.pool for s in mixture.shares if s.component.content == content), None)
-            if pool is None:
-                return None
-        key = ("direct", name, steps, pool, architecture.digest, seed)
+            shares = self._same_examples(point, shares[0])
+        if not shares:
+            return None
+        key = ("direct", shares, steps, architecture.digest, seed)
         if key not in self._memo:
             baseline = PretrainSpec(
-                mixture=self._mixture(((name, 1.0),), steps, pool),
-                architecture=architecture,
-                training=self._training(steps),
-                seed=seed,
+                mixture=Mixture(shares=shares), architecture=architecture, training=self._training(steps), seed=seed
             )
             self._memo[key] = ProbeSpec(members=(baseline,), component=self._components[name], transfer=self._transfer)
         return self._memo[key]  # type: ignore[no-any-return]
+
+    def _same_examples(self, point: Point, alone: Share) -> tuple[Share, ...]:
+        """The share of a component alone, drawn as its mixture drew it; with several members, as the first one did."""
+        steps = representation.member_steps(point.representation, point.steps)
+        mixture = self._mixture(point.weights, steps, point.train_examples)
+        return tuple(
+            dataclasses.replace(alone, pool=share.pool, distinct=share.distinct)
+            for share in mixture.shares
+            if share.component == alone.component
+        )
 
     def _random_init(self, architecture: Architecture, seeds: tuple[int, ...], name: str) -> ProbeSpec:
         key = ("random_init", architecture.digest, seeds, name)

@@ -30,8 +30,8 @@ class State:
     trials: int
     stages: int  # unique, of the whole sweep
     stored: int  # of them, in the store when the run began
-    to_do: dict[str, tuple[str, float]]  # digest -> (kind, FLOPs) of the stages that were missing
     started: float
+    to_do: dict[str, tuple[str, float]] = field(default_factory=dict)  # digest -> (kind, FLOPs) of missing stages
     finished_trials: int = 0
     failed_trials: int = 0
     computed: int = 0
@@ -73,14 +73,14 @@ class State:
 
     @property
     def examples_per_second(self) -> float:
-        return sum(rate for _, rate in self.running.values())
+        return sum(rate for _, rate in list(self.running.values()))
 
     def seconds_left(self) -> float | None:
         """From the mean speed of each kind of stage so far and the stages still missing; None: too early to tell."""
         if not self.to_do:
             return 0.0
         left = 0.0
-        for kind, flops in self.to_do.values():
+        for kind, flops in list(self.to_do.values()):  # Ray's loop takes from it meanwhile
             if kind not in self._rates:
                 return None
             seconds, done = self._rates[kind]

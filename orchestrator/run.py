@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TRACKING_GRACE_S = 60.0  # how long the end of a sweep waits for MLflow
+STOPPED_GRACE_S = 5.0  # the same when it is stopped at once
 
 
 class AlreadyRunning(ValueError):
@@ -94,7 +95,6 @@ def run(
             trials=len(plan.trials),
             stages=len(flops),
             stored=len(stored),
-            to_do={d: (stage.kind, cost) for d, (stage, cost) in flops.items() if d not in stored},
             started=started,
         )
         plan_json = plan.as_json()
@@ -108,7 +108,14 @@ def run(
             sweep_text=text,
         )
         tracker.start()
-        missing = schedule(plan, sizes, stored)
+        # What reads a network that diverged will never be there, and is nothing to wait for.
+        never = {
+            digest
+            for digest, (stage, _) in flops.items()
+            if any((lookup(r.kind, r.digest) or {}).get("status") == "diverged" for r in stage.requires)
+        }
+        missing = schedule(plan, sizes, stored | never)
+        state.to_do = {d: (stage.kind, cost) for d, (stage, cost) in flops.items() if d not in stored | never}
         interrupted = threading.Event()
         driver = _Driver(plan_json, lookup, journal, state, tracker)
         with driver, Display(state, live=live):
@@ -117,15 +124,20 @@ def run(
                 # Ray takes seconds to import, and a finished sweep has no need of it.
                 from orchestrator import launch
 
-                launch.launch(
-                    [assignment.trial for assignment in missing],
-                    storage=store.location if not store.is_folder else store.path("").rstrip("/"),
-                    sweep=name,
-                    cpus=plan.sweep.resources.cpu,
-                    gpus=plan.sweep.resources.gpu,
-                    observer=driver,
-                    interrupted=interrupted,
-                )
+                try:
+                    launch.launch(
+                        [assignment.trial for assignment in missing],
+                        storage=store.location if not store.is_folder else store.path("").rstrip("/"),
+                        sweep=name,
+                        cpus=plan.sweep.resources.cpu,
+                        gpus=plan.sweep.resources.gpu,
+                        observer=driver,
+                        interrupted=interrupted,
+                    )
+                except BaseException:  # a second Ctrl-C too: leave nothing that looks as if it were running
+                    journal.write("sweep", state="interrupted")
+                    tracker.finish("KILLED", (), {}, STOPPED_GRACE_S)
+                    raise
         seconds = time.monotonic() - started
         rows = results.rows(plan_json, lookup, journal.trial_states())
         outcome_rows = results.table(rows)
@@ -259,7 +271,7 @@ def _only_driver(store: Store, sweep: str) -> Iterator[None]:
         yield
         return
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=1)  # `status` holds it for a moment, to see whether it is held
     except Timeout:
         raise AlreadyRunning(
             f"sweep {sweep!r} is being run on storage {store.location!r} by another process; "

@@ -25,7 +25,7 @@ def sweep_status(store: Store, sweep: str) -> dict[str, Any]:
         for trial in plan["trials"]
         for cell in trial["cells"]
         for kind, digest in (
-            *(("pretrain", member) for member in cell["pretrain"]),
+            *(("pretrain", member) for member in cell["pretrain"] + cell["random_init_pretrain"]),
             ("pretrain", cell["direct_pretrain"]),
             ("probe", cell["transfer"]),
             ("probe", cell["direct"]),

@@ -6,12 +6,13 @@ machine, into arrays that every process maps into its memory:
     <cache>/components/<key>/  facts.json  train_images.npy  train_labels.npy  validation_...  test_...
 
 The key names the source and the files it was read from. `content` names what was read: results depend on it,
-and it is the same on every machine that has the same data.
+and it is the same on every machine that has the same data. Of pictures that are too many to decode beforehand it
+names files, sizes and labels only.
 
 The splits: `test` is the dataset's own test split, and `validation` the last tenth of its training split in
 an order that is the same for every component of the dataset. That order precedes the choice of classes, so
-components with different classes of one dataset agree about what is training data, up to the rounding of a
-tenth.
+components with different classes of one dataset agree about what is training data, as nearly as a tenth of each
+allows; components with different `validation_examples` do not.
 
 Importing this module, `known` and `default_shape` need neither torch nor a dataset's files.
 """

@@ -69,7 +69,7 @@ def mixture_of(
         weights: component name to relative weight; names of weight 0 may be left out.
         components: component name to component.
         num_examples: examples shown in the whole run, repetitions counted: steps times batch size.
-        train_examples: distinct examples over all components, shared out by weight; None: all that there are.
+        train_examples: examples to draw from over all components, shared out by weight; None: all that there are.
             A component that has fewer than its share gives what it has.
         label_space: "joint" or "shared".
 
@@ -91,5 +91,7 @@ def mixture_of(
             )
         if component.content in merged:
             raise ValueError(f"component {name!r} has the same examples as another one in the mixture")
-        merged[component.content] = Share(component=component, shown=shown[name], pool=pool)
+        merged[component.content] = Share(
+            component=component, shown=shown[name], pool=pool, distinct=min(pool, shown[name])
+        )
     return Mixture(shares=tuple(merged[content] for content in sorted(merged)), label_space=label_space)

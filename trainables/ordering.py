@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trainables.spec import Mixture, Ordering, derive_seed
+from trainables.spec import Mixture, Ordering, Share, derive_seed
 
 Indices = NDArray[np.int64]
 Times = NDArray[np.float64]
@@ -50,6 +50,7 @@ def index_stream(
     ordering: Ordering,
     seed: int,
     difficulties: Sequence[NDArray[np.floating]] | None = None,
+    pool_seed: int | None = None,
 ) -> Stream:
     """The whole sequence of examples of a run, `mixture.num_examples` long.
 
@@ -58,6 +59,7 @@ def index_stream(
         ordering: when they come.
         seed: the replicate's; draws and times have streams of their own.
         difficulties: for `curriculum`, per component of the mixture (num_train,), larger is harder.
+        pool_seed: decides which examples are in the pools; None: `seed`.
 
     Raises:
         ValueError: the ordering does not know a component of the mixture, or difficulties are missing.
@@ -65,7 +67,7 @@ def index_stream(
     examples, times = [], []
     for position, share in enumerate(mixture.shares):
         content = share.component.content
-        drawn = draw(share.component.num_train, share.pool, share.shown, seed, content)
+        drawn = draw(share, seed, seed if pool_seed is None else pool_seed)
         uniform = _uniform(derive_seed(seed, "arrival", content), share.shown)
         if ordering.kind == "curriculum":
             if difficulties is None:
@@ -83,16 +85,20 @@ def index_stream(
     return Stream(component[order], np.concatenate(examples)[order])
 
 
-def draw(num_train: int, pool: int, shown: int, seed: int, content: str) -> Indices:
-    """(shown,) indices below `num_train`: passes over a pool, each in a new order, the last one cut short.
+def draw(share: Share, seed: int, pool_seed: int) -> Indices:
+    """(shown,) indices of the component's training examples, in the order of their draw.
 
-    The pool is the first `pool` examples of one permutation, so a smaller pool is a part of every larger one. Each
-    example of it is shown `shown // pool` times or once more.
+    The pool is the first `pool` of one permutation that `pool_seed` gives, so a smaller pool is a part of every larger
+    one. The first pass goes through it in an order of the seed's own, as far as `distinct`; every further pass shows
+    the same examples in a new order. Each is shown `shown // distinct` times or once more.
     """
-    members = _permutation(derive_seed(seed, "pool", content), num_train)[:pool]
-    passes = -(-shown // pool)
-    orders = [_permutation(derive_seed(seed, "pass", content, str(p)), pool) for p in range(passes)]
-    return members[np.concatenate(orders)[:shown]]
+    component, content = share.component, share.component.content
+    pool = _permutation(derive_seed(pool_seed, "pool", content), component.num_train)[: share.pool]
+    drawn = pool[_permutation(derive_seed(seed, "pass", content, "0"), share.pool)][: share.distinct]
+    orders = [np.arange(share.distinct)]
+    for number in range(1, -(-share.shown // share.distinct)):
+        orders.append(_permutation(derive_seed(seed, "pass", content, str(number)), share.distinct))
+    return drawn[np.concatenate(orders)[: share.shown]]
 
 
 # Orderings: each returns the (N,) arrival times of one component's examples ---------------------------------------

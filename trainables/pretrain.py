@@ -19,6 +19,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it matrix products on a GPU may differ
 
 from trainables.architectures import Network, build
 from trainables.components import ComponentData
@@ -90,8 +93,9 @@ def pretrain(
     losses = torch.full((training.steps,), math.nan, device=device)
     first, seconds = _take_up(saver, network, optimizer, losses)
     difficulties = [d.difficulty() for d in data] if spec.ordering.kind == "curriculum" else None
-    stream = index_stream(mixture, spec.ordering, spec.seed, difficulties)
+    stream = index_stream(mixture, spec.ordering, spec.seed, difficulties, spec.pool_seed)
     feed = Feed(stream, mixture, data, training.batch_size, device)
+    noisy = any(getattr(m, "p", 0) for m in network.modules() if isinstance(m, NOISY_MODULES))
     started = reported = saved = time.monotonic()
     reported_step = first
 
@@ -100,7 +104,7 @@ def pretrain(
             x = augment(x, training.augment, _generator(device, spec.seed, step))
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(training, step)
-            with _noise_of_step(network, spec.seed, step), _mixed_precision(device):
+            with _noise_of_step(noisy, device, spec.seed, step), _mixed_precision(device, training.precision):
                 loss = F.cross_entropy(network(x), y, label_smoothing=training.label_smoothing)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -322,35 +326,36 @@ def _generator(device: torch.device, seed: int, step: int) -> torch.Generator:
     return torch.Generator(device).manual_seed((derive_seed(seed, "augment") << 31) + step)
 
 
+NOISY_MODULES = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, StochasticDepth)
+
+
 @contextlib.contextmanager
-def _noise_of_step(network: nn.Module, seed: int, step: int) -> Iterator[None]:
-    """Dropout and stochastic depth draw from the global generator: it is seeded for the step, then put back."""
-    if not any(isinstance(m, nn.modules.dropout._DropoutNd) or hasattr(m, "mode") for m in network.modules()):
+def _noise_of_step(noisy: bool, device: torch.device, seed: int, step: int) -> Iterator[None]:
+    """Dropout and stochastic depth draw from the global generators: these are seeded for the step, then put back."""
+    if not noisy:
         yield
         return
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed((derive_seed(seed, "dropout") << 31) + step)
         yield
 
 
-def _mixed_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    if device.type == "cuda":
-        return torch.autocast("cuda", dtype=torch.bfloat16)
-    return contextlib.nullcontext()
+def _mixed_precision(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 
 @contextlib.contextmanager
 def _repeatable(device: torch.device) -> Iterator[None]:
-    """On a GPU, the convolution algorithms that give the same result every time."""
+    """On a GPU, the algorithms that give the same result every time; a warning where there is none."""
     if device.type != "cuda":
         yield
         return
-    before = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         yield
     finally:
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 def _raise_if_diverged(losses: Tensor) -> None:

@@ -89,9 +89,11 @@ class Share:
 
     component: Component
     shown: int  # examples shown in the whole run, repetitions counted
-    pool: int  # distinct examples that they are drawn from
+    pool: int  # examples that there are to draw from
+    distinct: int  # of the pool, examples that are drawn: never more than are shown
 
     def __post_init__(self) -> None:
+        assert 0 < self.distinct <= min(self.pool, self.shown), "what is drawn is in the pool, and is shown"
         if not 0 < self.pool <= self.component.num_train:
             raise ValueError(
                 f"a pool of {self.pool} examples of {self.component.source.dataset!r}; it has "
@@ -117,7 +119,9 @@ class Mixture:
         # With one component there is one label space: a baseline is the same stage under both settings.
         label_space = self.label_space if len(self.shares) > 1 else "joint"
         # Joined by hand, as further down: a plan has tens of thousands of mixtures.
-        shares = [f"{s.component.content},{s.component.num_classes},{s.shown},{s.pool}" for s in self.shares]
+        shares = [
+            f"{s.component.content},{s.component.num_classes},{s.shown},{s.pool},{s.distinct}" for s in self.shares
+        ]
         return hashlib.sha256(f"mixture:{label_space}:{':'.join(shares)}".encode()).hexdigest()
 
     @cached_property
@@ -190,6 +194,7 @@ class Training:
     schedule: str = "cosine"  # constant, cosine, one_cycle
     warmup_share: float = 0.0  # of the steps, linear from zero; one_cycle has its own
     label_smoothing: float = 0.0
+    precision: str = "float32"  # of the forward and backward passes; bfloat16: mixed, the weights stay float32
     augment: tuple[str, ...] = ()  # keys of AUGMENTATIONS in pretrain.py, in order of application
 
     @cached_property
@@ -221,11 +226,14 @@ class PretrainSpec:
     architecture: Architecture
     training: Training
     seed: int
+    pool_seed: int | None = None  # decides which examples are in a pool; None: `seed`
 
     @cached_property
     def digest(self) -> str:
         parts = (self.mixture.digest, self.ordering.digest, self.architecture.digest, self.training.digest)
-        return hashlib.sha256(f"{self.kind}/{PRETRAIN_RECIPE}:{':'.join(parts)}:{self.seed}".encode()).hexdigest()
+        pool = "" if self.pool_seed in (None, self.seed) else f":{self.pool_seed}"
+        name = f"{self.kind}/{PRETRAIN_RECIPE}:{':'.join(parts)}:{self.seed}{pool}"
+        return hashlib.sha256(name.encode()).hexdigest()
 
     @property
     def requires(self) -> tuple[PretrainSpec, ...]:

@@ -62,23 +62,22 @@ class Store:
     def check(self) -> None:
         """Raises StoreError unless a file can be written, read back and removed."""
         name, content = f"check-{uuid.uuid4().hex}", b"bottleneck"
-        try:
-            self.write(name, content)
+        self.write(name, content)
+        with self._asked("written"):
             if self.read(name) != content:
                 raise OSError("a file did not read back as it was written")
             self._fs.delete_file(self._path(name))
-        except OSError as error:
-            raise StoreError(f"storage {self.location!r} cannot be written: {_first_line(error)}") from error
 
     # Stages -------------------------------------------------------------------------------------------------------
 
     def existing(self, stages: Iterable[tuple[str, str]]) -> set[str]:
         """The digests among (kind, digest) pairs that have a result; their checksums are not read."""
         wanted = list(stages)
-        if self._fs.get_file_info(self._path("stages")).type == fs.FileType.NotFound:
-            return set()
         paths = [self._path(f"{_folder(kind, digest)}/result.json") for kind, digest in wanted]
-        infos = self._fs.get_file_info(paths)
+        with self._asked("read"):
+            if self._fs.get_file_info(self._path("stages")).type == fs.FileType.NotFound:
+                return set()
+            infos = self._fs.get_file_info(paths)
         return {d for (_, d), info in zip(wanted, infos, strict=True) if info.type == fs.FileType.File}
 
     def get(self, kind: str, digest: str) -> dict[str, Any] | None:
@@ -150,9 +149,12 @@ class Store:
     def _set_aside(self, kind: str, digest: str, why: str) -> None:
         place = f"damaged/{kind}-{digest[:16]}-{int(time.time())}-{uuid.uuid4().hex[:6]}"
         log.warning("stage %s %s: %s; set aside as %s and computed again", kind, digest[:12], why, place)
-        self._fs.create_dir(self._path("damaged"))
         with contextlib.suppress(FileNotFoundError):  # another process was first
-            self._fs.move(self._path(_folder(kind, digest)), self._path(place))
+            if self.is_folder:
+                self._fs.create_dir(self._path("damaged"))
+                self._fs.move(self._path(_folder(kind, digest)), self._path(place))
+            else:  # object stores have no folders to move; without its result the entry does not exist
+                self._fs.move(self._path(f"{_folder(kind, digest)}/result.json"), self._path(f"{place}-result.json"))
 
     # Work in progress ---------------------------------------------------------------------------------------------
 
@@ -209,32 +211,35 @@ class Store:
 
     def read(self, name: str) -> bytes:
         """The content of a file below the location. Raises FileNotFoundError."""
-        with self._fs.open_input_file(self._path(name)) as file:
+        with self._asked("read"), self._fs.open_input_file(self._path(name)) as file:
             return bytes(file.read())
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file below the location: readers see the old one or the whole new one, never a part."""
         path = self._path(name)
         if not self.is_folder:  # an object store shows an object when its upload has ended
-            with self._fs.open_output_stream(path) as stream:
+            with self._asked("written"), self._fs.open_output_stream(path) as stream:
                 stream.write(content)
             return
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f".{target.name}.{os.getpid()}.{uuid.uuid4().hex[:6]}")
-        try:
-            part.write_bytes(content)
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
+        with self._asked("written"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                part.write_bytes(content)
+                part.replace(target)
+            finally:
+                with contextlib.suppress(OSError):
+                    part.unlink()
 
     def append(self, name: str, line: bytes) -> None:
         """Add a line to a file that only this process writes."""
         if self.is_folder:
             path = Path(self._path(name))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("ab") as file:
-                file.write(line)
+            with self._asked("written"):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("ab") as file:
+                    file.write(line)
             return
         try:
             before = self.read(name)
@@ -245,11 +250,23 @@ class Store:
     def names(self, folder: str) -> list[str]:
         """The files and folders directly below a folder, sorted; none if there is no such folder."""
         selector = fs.FileSelector(self._path(folder), allow_not_found=True)
-        return sorted(i.base_name for i in self._fs.get_file_info(selector) if not i.base_name.startswith("."))
+        with self._asked("read"):
+            infos = self._fs.get_file_info(selector)
+        return sorted(info.base_name for info in infos if not info.base_name.startswith("."))
 
     def path(self, name: str) -> str:
         """Where a file lies, for people and for programs that open it themselves."""
         return self._path(name) if self.is_folder else f"{self.location.rstrip('/')}/{name}"
+
+    @contextlib.contextmanager
+    def _asked(self, what: str) -> Iterator[None]:
+        """What the file system cannot do becomes a StoreError of one line; a file to read may be missing, though."""
+        try:
+            yield
+        except OSError as error:
+            if what == "read" and isinstance(error, FileNotFoundError):
+                raise
+            raise StoreError(f"storage {self.location!r} cannot be {what}: {_first_line(error)}") from error
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"

@@ -263,7 +263,11 @@ class _Work:
         """The trained network of a stage. Raises DamagedEntry."""
         if stage.digest not in self._networks:
             network = build(stage.architecture, stage.mixture.num_classes, stage.seed)
-            network.load_state_dict(self.store.tensors(stage.kind, stage.digest, "weights"))
+            try:
+                weights = self.store.tensors(stage.kind, stage.digest, "weights")
+            except FileNotFoundError:  # another trial has found it damaged, and set it aside
+                raise DamagedEntry(f"{stage.kind} {stage.digest[:12]}: gone") from None
+            network.load_state_dict(weights)
             self._networks = {stage.digest: network}
         return self._networks[stage.digest]
 
@@ -327,7 +331,7 @@ def _head_accuracy(stage: ProbeSpec, networks: list[Network], test: tuple[Tensor
 
 @functools.lru_cache(64)
 def _data(component: Component) -> ComponentData:
-    """The examples of a component: mapped, and on a GPU uploaded, once per process."""
+    """The examples of a component, mapped once per process."""
     return components.load(component)
 
 

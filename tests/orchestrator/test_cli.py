@@ -114,6 +114,23 @@ def test_a_store_that_cannot_be_reached_is_one_line(tmp_path, good):
     one_line(bottleneck("run", good, "--storage", "nonsense://bucket"), "nonsense://bucket", "cannot be opened")
     readonly = bottleneck("run", good, "--storage", "/proc/nothing")
     one_line(readonly, "cannot be written")
+    one_line(bottleneck("results", "good", "--storage", tmp_path / "file"), "cannot be read")
+    refused = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_EC2_METADATA_DISABLED": "true"}
+    closed = "s3://bucket/runs?endpoint_override=127.0.0.1:9&scheme=http&region=x"
+    bottleneck("validate", good)  # so that nothing is left to prepare, and said
+    one_line(bottleneck("plan", good, "--storage", closed, environment=refused), "cannot be read")
+
+
+def test_a_cluster_that_does_not_answer_or_has_no_room_is_one_line_and_leaves_nothing_running(tmp_path, good):
+    absent = bottleneck("run", good, "--storage", tmp_path / "a", environment={"RAY_ADDRESS": "127.0.0.1:9"})
+    assert absent.returncode == 2, absent.stderr
+    assert absent.stderr.splitlines()[-1].startswith("RAY_ADDRESS: no cluster answers at 127.0.0.1:9")
+    small = bottleneck("run", good, "--storage", tmp_path / "b", "--set", "resources.gpu=1")
+    assert small.returncode == 2, small.stderr
+    assert "a trial asks for 1 GPU and this machine has 0" in small.stderr.splitlines()[-1]
+    for name in ("a", "b"):
+        (status,) = json.loads(bottleneck("status", "--json", "--storage", tmp_path / name).stdout)
+        assert status["state"] == "interrupted"
 
 
 def test_an_unknown_network_is_one_line_with_the_nearest_name(good):

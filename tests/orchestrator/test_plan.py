@@ -12,7 +12,8 @@ from strategies import component
 from orchestrator.plan import architectures, costs, plan, price, schedule
 from orchestrator.sweep import SweepError, parse
 from trainables.facts import NetworkSize
-from trainables.spec import PretrainSpec
+from trainables.ordering import index_stream
+from trainables.spec import SHUFFLED, PretrainSpec
 
 TEXT = """
 name: small
@@ -82,6 +83,13 @@ def test_kinds_of_direct_baseline():
     examples = planned(TEXT, *mixture, "direct.kind=same_examples")
     baseline = examples.trials[-1].cells[0].direct.members[0]
     assert (baseline.training.steps, baseline.mixture.shares[0].pool) == (10, 10)
+    # Unlimited, 200 shown in all: a tenth of them are of b, which has 40.
+    few = planned(TEXT, "vary.mixture={a: 9, b: 1}", "direct.kind=same_examples").trials[0].cells[1]
+    assert (few.component, few.direct.members[0].mixture.shares[0].distinct) == ("b", 20)
+    assert few.direct.members[0].mixture.shares[0].shown == 200
+    seen = index_stream(few.transfer.members[0].mixture, SHUFFLED, 0)
+    alone = index_stream(few.direct.members[0].mixture, SHUFFLED, 0)
+    assert set(alone.example) == set(seen.example[seen.component == 1])
     unseen = examples.trials[0].cells[1]
     assert (unseen.component, unseen.direct) == ("b", None)
     full = planned(TEXT, *mixture, "direct={kind: full, steps: 33}").trials[-1].cells[0].direct.members[0]
@@ -98,7 +106,18 @@ def test_members_of_a_concatenation_are_ordinary_pretrainings():
     assert members[1].seed not in (0, 1)
     assert {m.training.steps for m in time_cat.cells[0].transfer.members} == {5}
     assert len(cat.cells[0].random_init.members) == 2
+    assert members[1].pool_seed is None
+    limited = planned(TEXT, "vary.representation={cat: 2}", "vary.train_examples=20").trials[0].cells[0]
+    assert [m.pool_seed for m in limited.transfer.members] == [0, 0]
     assert time_cat.cells[0].direct == single.cells[0].direct
+
+
+def test_trials_on_a_gpu_train_in_bfloat16_and_are_other_work():
+    on_cpu, on_gpu = planned(), planned(TEXT, "resources.gpu=0.5")
+    precisions = {s.training.precision for s in runs(on_gpu).values() if s.mixture.shares}
+    assert precisions == {"bfloat16"}
+    shared = set(runs(on_cpu)) & set(runs(on_gpu))
+    assert {runs(on_cpu)[digest].training.steps for digest in shared} == {0}
 
 
 def test_the_store_takes_away_from_what_is_to_do_and_from_nothing_else():

@@ -13,7 +13,7 @@ from strategies import component, mixtures, orderings
 
 from trainables.mixture import mixture_of
 from trainables.ordering import draw, index_stream
-from trainables.spec import SHUFFLED, Ordering
+from trainables.spec import SHUFFLED, Ordering, Share
 
 TWO = mixture_of(
     {"a": 3, "b": 1},
@@ -48,15 +48,34 @@ def test_each_component_is_shown_exactly_its_count_and_only_from_its_pool(mixtur
         assert len(np.unique(examples)) == min(share.pool, share.shown)
 
 
+def share(num_train, pool, shown, distinct=None):
+    return Share(component=component("c", num_train), shown=shown, pool=pool, distinct=distinct or min(pool, shown))
+
+
 @given(st.integers(1, 50), st.data())
 def test_a_pool_is_shown_evenly_and_lies_inside_every_larger_pool(num_train, data):
     pool = data.draw(st.integers(1, num_train))
-    count = data.draw(st.integers(1, 200))
-    times = Counter(draw(num_train, pool, count, 3, "c").tolist())
-    assert max(times.values()) - (min(times.values()) if len(times) == pool else 0) <= 1
-    everything = set(draw(num_train, num_train, num_train, 3, "c").tolist())
-    larger = set(draw(num_train, min(pool + 1, num_train), num_train, 3, "c").tolist())
-    assert set(draw(num_train, pool, num_train, 3, "c").tolist()) <= larger <= everything
+    times = Counter(draw(share(num_train, pool, data.draw(st.integers(1, 200))), 3, 3).tolist())
+    assert max(times.values()) - min(times.values()) <= 1
+    whole = set(draw(share(num_train, pool, pool), 3, 3).tolist())
+    larger = set(draw(share(num_train, min(pool + 1, num_train), num_train), 3, 3).tolist())
+    assert set(times) <= whole <= larger
+
+
+@given(st.integers(1, 50), st.data())
+def test_a_share_limited_to_what_another_drew_draws_the_same_examples(num_train, data):
+    """So a baseline of `same_examples` sees what the mixture saw of its component, however long it trains."""
+    pool = data.draw(st.integers(1, num_train))
+    mixture = share(num_train, pool, data.draw(st.integers(1, 60)))
+    baseline = share(num_train, pool, 300, mixture.distinct)
+    assert set(draw(baseline, 5, 5).tolist()) == set(draw(mixture, 5, 5).tolist())
+
+
+def test_seeds_that_share_a_pool_draw_from_the_same_examples_in_other_orders():
+    one, other = (draw(share(50, 10, 10), seed, 7).tolist() for seed in (1, 2))
+    assert sorted(one) == sorted(other)
+    assert one != other
+    assert sorted(draw(share(50, 10, 10), 1, 8).tolist()) != sorted(one)
 
 
 def test_another_seed_gives_another_stream():
@@ -141,4 +160,4 @@ def test_streams_are_the_same_in_every_process_and_on_every_platform():
     code = f"import sys; sys.path[:0] = {sys.path!r}\n" + STREAM.format(tests=__file__.rsplit("/", 1)[0])
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert there.stdout.strip() == here
-    assert here == "74893f704c2569a320aed0d50ca367562cca5ecc95477304d99e54cfcc3c2c16"
+    assert here == "6cbef9663f556f1bf30963304aabc8cbab44009d2f93d5161ad075327ae23d07"

@@ -115,7 +115,9 @@ def test_an_interrupted_run_taken_up_again_ends_at_the_same_weights(digits, odd,
         next(run)
     run.close()
     assert memory.kept[1]["step"] == "17"
-    taken_up, whole = finished(spec, saver=memory), finished(spec)
+    again = pretrain(spec, data, device=CPU, saver=memory, report_every_s=0)
+    assert next(again).step == 18, "it goes on from where it was"
+    taken_up, whole = ended(again), finished(spec)
     assert same(taken_up, whole)
     assert taken_up.loss_curve == whole.loss_curve
 
@@ -130,7 +132,9 @@ def test_a_network_with_dropout_is_repeatable_and_can_be_taken_up_again(digits, 
     next(run)
     run.close()
     before = torch.get_rng_state()
-    assert same(finished(spec, saver=memory), finished(spec))
+    again = pretrain(spec, [components.load(big)], device=CPU, saver=memory, report_every_s=0)
+    assert next(again).step == 2
+    assert same(ended(again), finished(spec))
     assert torch.equal(before, torch.get_rng_state())
 
 

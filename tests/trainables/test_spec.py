@@ -80,7 +80,7 @@ def test_seeds_are_named_so_that_a_new_purpose_leaves_the_others_alone():
 
 def test_a_pool_larger_than_the_component_is_not_a_share():
     with pytest.raises(ValueError, match="pool of 51 examples"):
-        Share(component=A, shown=10, pool=51)
+        Share(component=A, shown=100, pool=51, distinct=51)
 
 
 def test_planning_parts_of_trainables_import_no_torch():

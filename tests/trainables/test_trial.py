@@ -14,6 +14,7 @@ import torch
 from strategies import NAMES  # noqa: F401  (makes `strategies` importable in the child below)
 
 from trainables import components
+from trainables import trial as trial_module
 from trainables.mixture import mixture_of
 from trainables.spec import (
     Architecture,
@@ -27,7 +28,7 @@ from trainables.spec import (
     Transfer,
     TrialSpec,
 )
-from trainables.store import Store
+from trainables.store import DamagedEntry, Store
 from trainables.trial import run_trial, trial_steps
 
 TRANSFER = Transfer(l2=(1e-3, 1e-1), train_examples=300)
@@ -134,6 +135,20 @@ def test_a_network_that_is_needed_and_damaged_is_trained_again_to_the_same_weigh
     assert measured(store, trial) == before
 
 
+def test_a_network_that_another_trial_has_set_aside_meanwhile_is_trained_again(tmp_path):
+    store, trial, events = Store(tmp_path), small_trial(), []
+    run_trial(trial, store, device="cpu")
+    member, probe = trial.cells[0].transfer.members[0], trial.cells[0].transfer
+    store.remove("probe", probe.digest)
+    work = trial_module._Work(store, torch.device("cpu"), lambda event, **what: None)
+    assert work.settled(member)  # it has looked
+    store.remove("pretrain", member.digest)
+    with pytest.raises(DamagedEntry):
+        work._network(member)
+    run_trial(trial, store, device="cpu", note=lambda event, **what: events.append(what["digest"]))
+    assert events == [member.digest, probe.digest]
+
+
 def test_trials_at_the_same_time_on_one_store_compute_no_stage_twice(tmp_path):
     trial, events = small_trial(seeds=(0, 1)), []
 
@@ -207,6 +222,11 @@ def test_a_killed_trial_taken_up_again_equals_an_undisturbed_one_bit_for_bit(tmp
         os.kill(child.pid, signal.SIGKILL)
         child.wait()
     assert taken_up > 0
+    digests = [name.removesuffix(".safetensors") for name in disturbed.names("state")]
+    saved = {int(disturbed.load_state(digest)[1]["step"]) for digest in digests}
+    first = next(p for p in trial_steps(trial, disturbed, device="cpu", report_every_s=0) if ", step " in p.doing)
+    step = int(first.doing.split(", step ")[1].split(" of ")[0].replace(",", ""))
+    assert step - 1 in saved, "it goes on from where it was"
     run_trial(trial, disturbed, device="cpu")
     assert measured(disturbed, trial) == measured(undisturbed, trial)
     for stage in trial.stages():
