@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -15,6 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from orchestrator.settings import without_password
+from trainables.errors import UserError
 
 # Our models need no pydantic plug-ins, and looking for some costs a tenth of the time that `plan` takes.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
@@ -40,9 +44,7 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         code = 2
-    except ValueError as error:
-        if not isinstance(error, _own_errors()):
-            raise
+    except UserError as error:
         _say(" ".join(str(error).splitlines()))
         code = 2
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
@@ -51,29 +53,10 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _own_errors() -> tuple[type[Exception], ...]:
-    """Errors about what a user wrote or has: one line, no traceback. Looks only at modules in use."""
-    names = {
-        "orchestrator.sweep": "SweepError",
-        "orchestrator.results": "ResultsError",
-        "orchestrator.run": "AlreadyRunning",
-        "orchestrator.launch": "LaunchError",
-        "orchestrator.tracking": "TrackingError",
-        "trainables.components": "DataError",
-        "trainables.store": "StoreError",
-    }
-    return tuple(getattr(sys.modules[m], name) for m, name in names.items() if m in sys.modules)
-
-
-def _sweep_argument(command: Command) -> Command:
-    overrides = click.option(
-        "--set",
-        "overrides",
-        multiple=True,
-        metavar="KEY.PATH=VALUE",
-        help="Replace a value of the sweep file.",
-    )
-    return click.argument("sweep", metavar="SWEEP")(overrides(command))
+def _set_option(command: Command) -> Command:
+    return click.option(
+        "--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE", help="Replace a value of the sweep file."
+    )(command)
 
 
 def _storage_option(command: Command) -> Command:
@@ -105,9 +88,9 @@ def bottleneck() -> None:
     """
 
 
-@bottleneck.command()
+@bottleneck.command(short_help="Check a sweep without running it.")
 @click.argument("sweep", metavar="SWEEP", required=False)
-@click.option("--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE", help="Replace a value of the file.")
+@_set_option
 @click.option("--resolved", is_flag=True, help="Print the sweep with every default filled in.")
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of sweep files, for editors.")
 def validate(sweep: str | None, overrides: Sequence[str], resolved: bool, schema: bool) -> None:
@@ -129,8 +112,9 @@ def validate(sweep: str | None, overrides: Sequence[str], resolved: bool, schema
     click.echo(f"{read.path}: fine, {len(planned.trials)} trials with {_seeds(planned)}")
 
 
-@bottleneck.command()
-@_sweep_argument
+@bottleneck.command(short_help="Show what a sweep would do and cost.")
+@click.argument("sweep", metavar="SWEEP")
+@_set_option
 @_storage_option
 @_tracking_option
 @_json_option
@@ -147,20 +131,21 @@ def plan(sweep: str, overrides: Sequence[str], storage: str | None, tracking_uri
     stages = {stage.digest: stage.kind for trial in planned.trials for stage in trial.stages()}
     stored = store.existing((kind, digest) for digest, kind in stages.items())
     found = price(planned, sizes, stored)
-    tracking = tracking_location(store.path("").rstrip("/") if store.is_folder else None, tracking_uri)
+    tracking = tracking_location(store.folder, tracking_uri)
     if as_json:
         click.echo(json.dumps({"sweep": planned.sweep.name, **_price_json(found), "storage": location.value}, indent=2))
         return
     lines = [*_price_lines(found, planned), ("storage", f"{location.value}  (from: {location.origin})")]
-    lines.append(("MLflow", f"{tracking.value}  (from: {tracking.origin})"))
+    lines.append(("MLflow", f"{without_password(tracking.value)}  (from: {tracking.origin})"))
     for component in planned.components.values():
         lines += _component_lines(planned, component)
     lines += [("imports", name) for name in imports(planned.components.values())]
     _print_pairs(f"{planned.sweep.name}: {planned.sweep.question}", lines)
 
 
-@bottleneck.command()
-@_sweep_argument
+@bottleneck.command(short_help="Run a sweep, or continue it.")
+@click.argument("sweep", metavar="SWEEP")
+@_set_option
 @_storage_option
 @_tracking_option
 @click.option("--plain", is_flag=True, help="Plain lines of progress, also on a terminal.")
@@ -185,7 +170,7 @@ def run(
     store = Store(storage_location(storage).value)
     store.check()
     planned, sizes = prepare(read, _say)
-    uri = tracking_location(store.path("").rstrip("/") if store.is_folder else None, tracking_uri).value
+    uri = tracking_location(store.folder, tracking_uri).value
     from orchestrator.run import run as run_sweep
     from orchestrator.tracking import check_uri
 
@@ -199,13 +184,13 @@ def run(
     )
     _print_failures(outcome.table)
     _say(f"report   {outcome.report}")
-    _say(f"MLflow   {uri}   (look: bottleneck ui)")
+    _say(f"MLflow   {without_password(uri)}   (look: bottleneck ui)")
     if outcome.interrupted:
         _say("interrupted; the same command continues")
     context.exit(outcome.exit_code)
 
 
-@bottleneck.command()
+@bottleneck.command(short_help="Show how far sweeps are.")
 @click.argument("sweep", metavar="[SWEEP]", required=False)
 @_storage_option
 @_json_option
@@ -235,7 +220,7 @@ def status(sweep: str | None, storage: str | None, as_json: bool) -> None:
         _print_table(("trial", "status", "design"), trial_lines(store, names[0]))
 
 
-@bottleneck.command()
+@bottleneck.command(short_help="Print the results table.")
 @click.argument("sweep", metavar="SWEEP")
 @_storage_option
 @click.option("--tracking-uri", metavar="URI", help="Read from MLflow and not from the store.")
@@ -262,9 +247,9 @@ def results(
     from orchestrator.results import load
 
     chosen = [name.strip() for name in columns.split(",")] if columns else None
-    if form == "table" and chosen is None:
-        chosen = list(TABLE_COLUMNS)
     found = load(_name(sweep), storage=storage, tracking_uri=tracking_uri, where=where, columns=chosen)
+    if form == "table" and chosen is None:
+        found = found[_telling_columns(found)]
     if form == "parquet":
         if output is None:
             raise click.UsageError("parquet is not for reading: name a file with --output")
@@ -281,14 +266,7 @@ def results(
         output.write_text(text)
 
 
-# What `results` shows of the many columns when none are asked for.
-TABLE_COLUMNS = (
-    "trial", "architecture", "width", "representation", "ordering", "mixture", "component", "seed",
-    "transfer_accuracy", "direct_probe_accuracy", "random_init_accuracy", "gap", "status",
-)  # fmt: skip
-
-
-@bottleneck.command()
+@bottleneck.command(short_help="Write the report again.")
 @click.argument("sweep", metavar="SWEEP")
 @_storage_option
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the page here as well.")
@@ -302,7 +280,7 @@ def report(sweep: str, storage: str | None, output: Path | None) -> None:
     click.echo(str(output or page.path))
 
 
-@bottleneck.command()
+@bottleneck.command(short_help="Bring MLflow up to date with the store.")
 @click.argument("sweep", metavar="SWEEP")
 @_storage_option
 @_tracking_option
@@ -312,12 +290,12 @@ def sync(sweep: str, storage: str | None, tracking_uri: str | None) -> None:
     from orchestrator.settings import tracking_location
 
     store = _store(storage)
-    uri = tracking_location(store.path("").rstrip("/") if store.is_folder else None, tracking_uri).value
+    uri = tracking_location(store.folder, tracking_uri).value
     count = rebuild_tracking(store, _name(sweep), uri, _command())
-    _say(f"{count} runs written to {uri}")
+    _say(f"{count} runs written to {without_password(uri)}")
 
 
-@bottleneck.command()
+@bottleneck.command(short_help="Open MLflow on the runs.")
 @_storage_option
 @_tracking_option
 @click.option("--host", default="127.0.0.1", show_default=True)
@@ -327,15 +305,15 @@ def ui(storage: str | None, tracking_uri: str | None, host: str, port: int) -> N
     from orchestrator.settings import tracking_location
 
     store = _store(storage)
-    uri = tracking_location(store.path("").rstrip("/") if store.is_folder else None, tracking_uri).value
+    uri = tracking_location(store.folder, tracking_uri).value
     if uri.startswith(("http://", "https://")):
-        click.echo(f"the tracking server shows the runs itself: {uri}")
+        click.echo(f"the tracking server shows the runs itself: {without_password(uri)}")
         return
     arguments = ["ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", *arguments])
 
 
-@bottleneck.command()
+@bottleneck.command(short_help="Check whether this machine can run sweeps.")
 @_storage_option
 @_tracking_option
 @_json_option
@@ -376,7 +354,7 @@ def _store(storage: str | None) -> Store:
 
 
 def _command() -> str:
-    return shlex.join(["bottleneck", *sys.argv[1:]])
+    return shlex.join(["bottleneck", *map(without_password, sys.argv[1:])])
 
 
 # Printing ---------------------------------------------------------------------------------------------------------
@@ -405,7 +383,7 @@ def _price_lines(found: Price, planned: Plan) -> list[tuple[str, str]]:
     return [
         ("trials", f"{found.trials:,} with {_seeds(planned)}"),
         ("work", unique),
-        ("shared", f"{found.alone:,} stages if every trial ran alone"),
+        ("alone", f"{found.alone:,} stages, if every trial ran alone and shared nothing"),
         ("stored", f"{found.stored:,} of them are in the store"),
         ("to do", f"{found.examples:,} examples, about {found.flops:.2e} FLOPs"),
         ("saved", f"{100 * found.share_saved:.1f} % of the arithmetic of running every trial alone"),
@@ -437,16 +415,31 @@ def _print_gaps(table: pd.DataFrame) -> None:
     _print_table(header, rows)
 
 
+MOST_FAILURES = 10  # said in the terminal; the report has them all
+
+
+def _telling_columns(table: pd.DataFrame) -> list[str]:
+    """What `results` shows of the many columns when none are asked for."""
+    from orchestrator.analysis.gaps import varying_axes
+
+    measured = ("transfer_accuracy", "direct_probe_accuracy", "random_init_accuracy", "gap", "status")
+    return ["trial", *varying_axes(table), "component", "seed", *measured]
+
+
 def _print_failures(table: pd.DataFrame) -> None:
-    bad = table[table["status"].isin(["failed", "diverged"])].drop_duplicates(["trial", "error"])
-    for row in bad.itertuples():
-        _say(f"{row.status}: trial {row.trial}, seed {row.seed}: {row.error}")
+    bad = table[table["status"].isin(["failed", "diverged"])]
+    groups = list(bad.groupby(["trial", "status", "error"], sort=False, dropna=False))
+    for (trial, status, error), rows in groups[:MOST_FAILURES]:
+        seeds = ", ".join(str(seed) for seed in rows["seed"].unique())
+        _say(f"{status}: trial {trial}, seed {seeds}: {error}")
+    if len(groups) > MOST_FAILURES:
+        _say(f"and {len(groups) - MOST_FAILURES} more, in the report")
 
 
 def _cells(row: Sequence[Any]) -> tuple[str, ...]:
     import pandas as pd
 
-    return tuple("" if pd.isna(v) else f"{v:.4g}" if isinstance(v, float) else str(v) for v in row)
+    return tuple("" if pd.isna(v) else f"{v:.4f}" if isinstance(v, float) else str(v) for v in row)
 
 
 def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -465,7 +458,7 @@ def _render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _is_number(text: str) -> bool:
-    return not text or text.lstrip("-+[").replace(".", "", 1)[:1].isdigit()
+    return re.fullmatch(r"(-?[\d.,]+\*?|\[.*\])?", text) is not None
 
 
 if __name__ == "__main__":

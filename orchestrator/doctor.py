@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from orchestrator.settings import storage_location, tracking_location
+from orchestrator.settings import storage_location, tracking_location, without_password
 
 LIBRARIES = ("ray", "mlflow", "torch", "torchvision", "numpy", "pandas", "pyarrow", "pydantic", "safetensors")
 LEAST_FREE_BYTES = 2 * 2**30
@@ -63,8 +63,8 @@ def _storage(flag: str | None) -> Iterator[Finding]:
         yield Finding("storage", str(error), False)
         return
     yield Finding("storage", f"{location.value} can be written (from: {location.origin})", True)
-    if store.is_folder:
-        free = shutil.disk_usage(store.path("")).free
+    if store.folder is not None:
+        free = shutil.disk_usage(store.folder).free
         enough = free >= LEAST_FREE_BYTES
         yield Finding("disk", f"{free / 2**30:.1f} GiB free" + ("" if enough else "; make room"), enough)
 
@@ -75,7 +75,7 @@ def _tracking(storage: str | None, flag: str | None) -> Iterator[Finding]:
 
     try:
         store = Store(storage_location(storage).value)
-        folder = store.path("").rstrip("/") if store.is_folder else None
+        folder = store.folder
     except StoreError:
         folder = None
     location = tracking_location(folder, flag)
@@ -84,7 +84,7 @@ def _tracking(storage: str | None, flag: str | None) -> Iterator[Finding]:
     except TrackingError as error:
         yield Finding("MLflow", str(error), False)
     else:
-        yield Finding("MLflow", f"{location.value} answers (from: {location.origin})", True)
+        yield Finding("MLflow", f"{without_password(location.value)} answers (from: {location.origin})", True)
 
 
 def _data() -> Iterator[Finding]:

@@ -12,15 +12,28 @@ happened and no two processes write the same file; readers merge them by time. T
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from trainables.errors import UserError
 from trainables.store import Store
+
+
+class UnknownSweep(UserError):
+    """The store has no sweep of that name."""
+
+
+class AlreadyRunning(UserError):
+    """Another process runs this sweep on this store."""
 
 
 class Journal:
@@ -70,9 +83,53 @@ class Journal:
         self.store.write(f"{self.folder}/plan.json", json.dumps(plan, allow_nan=False).encode())
 
     def plan(self) -> dict[str, Any]:
-        """What was planned last.
+        """What was planned last. Raises UnknownSweep."""
+        try:
+            return dict(json.loads(self.store.read(f"{self.folder}/plan.json")))
+        except FileNotFoundError:
+            known = ", ".join(self.store.names("sweeps")) or "none"
+            raise UnknownSweep(
+                f"storage {self.store.location!r} has no sweep {self.sweep!r}; it has: {known}"
+            ) from None
 
-        Raises:
-            FileNotFoundError: the store has no such sweep.
-        """
-        return dict(json.loads(self.store.read(f"{self.folder}/plan.json")))
+    def text(self) -> str:
+        """The sweep that was planned last, as YAML."""
+        return self.store.read(f"{self.folder}/sweep.yaml").decode()
+
+    @contextlib.contextmanager
+    def only_driver(self) -> Iterator[None]:
+        """Hold the sweep, so that no second driver runs it on this store at the same time. Raises AlreadyRunning."""
+        lock = self._lock()
+        if lock is None:
+            yield
+            return
+        try:
+            lock.acquire(timeout=1)  # `is_running` holds it for a moment
+        except Timeout:
+            raise AlreadyRunning(
+                f"sweep {self.sweep!r} is being run on storage {self.store.location!r} by another process; "
+                f"`bottleneck status {self.sweep}` shows how it is doing"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def is_running(self) -> bool:
+        """Whether a driver holds the sweep; of an object store it cannot be told, and the answer is no."""
+        lock = self._lock()
+        if lock is None:
+            return False
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return True
+        lock.release()
+        return False
+
+    def _lock(self) -> FileLock | None:
+        if self.store.folder is None:
+            return None
+        path = Path(self.store.path(f"locks/sweep-{self.sweep}.lock"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(path)

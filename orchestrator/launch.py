@@ -29,6 +29,7 @@ for _name, _value in {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leave CUDA_VISIBLE_DEVICES alone: trials without a GPU use none
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run`, workers use this environment, not a copy of the folder
     "OMP_NUM_THREADS": "1",  # one thread a trial; trials are what runs in parallel
 }.items():
     os.environ.setdefault(_name, _value)
@@ -36,6 +37,7 @@ for _name, _value in {
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
 
+from trainables.errors import UserError  # noqa: E402
 from trainables.spec import TrialSpec  # noqa: E402
 
 MAX_WORKER_DEATHS = 3  # a trial is started again this often when its worker or node dies
@@ -54,7 +56,7 @@ class Observer(Protocol):
     def trial_ended(self, digest: str, error: str | None, log: str | None) -> None: ...
 
 
-class LaunchError(ValueError):
+class LaunchError(UserError):
     """The sweep cannot be started as asked; the message says why, in one line."""
 
 
@@ -67,7 +69,6 @@ def launch(
     gpus: float,
     observer: Observer,
     interrupted: threading.Event,
-    max_trials_at_once: int | None = None,
 ) -> None:
     """Run trials to their end, in the order given as resources come free; returns early once interrupted.
 
@@ -93,7 +94,6 @@ def launch(
             param_space={"trial": tune.grid_search([t.digest for t in trials])},
             tune_config=tune.TuneConfig(
                 reuse_actors=True,
-                max_concurrent_trials=max_trials_at_once,
                 trial_name_creator=lambda trial: trial.config["trial"][:12],
                 trial_dirname_creator=lambda trial: trial.config["trial"][:12],
             ),
@@ -301,6 +301,3 @@ def _first_interrupt_ends_in_order(interrupted: threading.Event) -> Iterator[Non
     finally:
         for number, previous in before.items():
             signal.signal(number, previous)
-
-
-__all__ = ["LaunchError", "Observer", "launch"]

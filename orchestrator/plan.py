@@ -54,7 +54,7 @@ class Plan:
             "sweep": self.sweep.name,
             "question": self.sweep.question,
             "direct_kind": self.sweep.direct.kind,
-            "protocol": "linear_probe",
+            "protocol": self.trials[0].cells[0].transfer.transfer.protocol,
             "components": {
                 name: {
                     "dataset": c.source.dataset,
@@ -300,7 +300,7 @@ class Price:
     """What a plan costs, before and after sharing. Counts are of unique stages."""
 
     trials: int
-    cells: int  # trials times seeds
+    replicates: int  # trials times seeds
     pretrainings: int  # on mixtures; a mixture that is one component alone counts under baselines if one is needed
     baselines: int
     initialisations: int
@@ -353,7 +353,7 @@ def _price(plan: Plan, cost: _Cost, stored: Collection[str]) -> Price:
     to_do = [found for digest, found in unique.items() if digest not in stored]
     return Price(
         trials=len(plan.trials),
-        cells=len(plan.trials) * len(plan.sweep.seeds),
+        replicates=len(plan.trials) * len(plan.sweep.seeds),
         pretrainings=len(runs) - initialisations - len(baselines),
         baselines=len(baselines),
         initialisations=initialisations,

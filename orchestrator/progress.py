@@ -35,7 +35,6 @@ class State:
     finished_trials: int = 0
     failed_trials: int = 0
     computed: int = 0
-    examples: int = 0
     running: dict[str, tuple[str, float]] = field(default_factory=dict)  # trial -> (what it does, examples/s)
     worst: tuple[str, float, float | None, float | None, int] | None = None  # where, gap, interval, seeds
     warning: str = ""
@@ -63,7 +62,7 @@ class State:
         by_component: dict[str, list[float]] = {}
         where: dict[str, str] = {}
         for row in rows:
-            if row["gap"] is not None:
+            if row["gap"] is not None and row["pretrain_digest"] != row["direct_digest"]:  # not one with itself
                 by_component.setdefault(row["component"], []).append(row["gap"])
                 where[row["component"]] = f"{row['component']} at {row['mixture']}"
         for component, values in by_component.items():
@@ -96,15 +95,15 @@ class State:
     def lines(self, now: float) -> list[tuple[str, str]]:
         """(what, value) pairs for people."""
         left = self.seconds_left()
+        passed = duration(now - self.started)
         trials = f"{self.finished_trials} of {self.trials} done, {len(self.running)} running"
         if self.failed_trials:
             trials += f", {self.failed_trials} failed"
         found = [
             ("trials", trials),
             ("stages", f"{self.stored + self.computed} of {self.stages}, {self.stored} reused from the store"),
-            ("time", f"{duration(now - self.started)}, about {duration(left)} left" if left is not None
-             else f"{duration(now - self.started)}"),
-        ]  # fmt: skip
+            ("time", f"{passed}, about {duration(left)} left" if left else passed),
+        ]
         if self.examples_per_second:
             found.append(("speed", f"{self.examples_per_second:,.0f} examples/s"))
         if self.worst:
@@ -148,12 +147,10 @@ class Display:
         if self._live:
             self._show_live()
             return
-        last = ""
-        while not self._closed.wait(PLAIN_LINE_S):
-            line = "; ".join(f"{what}: {value}" for what, value in self._state.lines(time.monotonic()))
-            if line != last:
-                print(line, file=sys.stderr, flush=True)
-            last = line
+        while True:
+            print("; ".join(f"{what}: {value}" for what, value in self._state.lines(time.monotonic())), file=sys.stderr)
+            if self._closed.wait(PLAIN_LINE_S):
+                return
 
     def _show_live(self) -> None:
         from rich.console import Console
@@ -168,6 +165,7 @@ class Display:
 
 def _panel(state: State) -> RenderableType:
     from rich.console import Group
+    from rich.padding import Padding
     from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text
@@ -182,4 +180,6 @@ def _panel(state: State) -> RenderableType:
             Text(f"{doing}{speed}", style="cyan", overflow="ellipsis", no_wrap=True),
         )
     done = state.stored + state.computed
-    return Group(Text(state.sweep, style="bold"), ProgressBar(total=max(1, state.stages), completed=done), grid)
+    # The bar ends without a new line of its own, and would swallow the first row.
+    bar = Padding(ProgressBar(total=max(1, state.stages), completed=done), 0)
+    return Group(Text(state.sweep, style="bold"), bar, grid)

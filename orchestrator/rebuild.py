@@ -8,8 +8,7 @@ from typing import Any
 
 from orchestrator import results
 from orchestrator.journal import Journal
-from orchestrator.results import ResultsError
-from orchestrator.run import artifact_location, trial_statuses, written
+from orchestrator.run import artifact_location, written
 from trainables.store import Store
 
 
@@ -22,7 +21,7 @@ class Page:
 
 
 def rebuild_report(store: Store, sweep: str, command: str) -> Page:
-    """Write a sweep's table and report again. Raises ResultsError if the store has no such sweep."""
+    """Write a sweep's table and report again. Raises UnknownSweep if the store has no such sweep."""
     plan, text, rows = _stored(store, sweep)
     with written(store, plan, text, results.table(rows), _provenance(store, rows, command)) as files:
         content = next(f for f in files if f.name == "report.html").read_bytes()
@@ -33,7 +32,7 @@ def rebuild_tracking(store: Store, sweep: str, uri: str, command: str) -> int:
     """Bring the runs of a sweep in MLflow up to date; returns how many were written.
 
     Raises:
-        ResultsError: the store has no such sweep.
+        UnknownSweep: the store has no such sweep.
         TrackingError: MLflow cannot be reached.
     """
     from orchestrator import tracking
@@ -45,7 +44,7 @@ def rebuild_tracking(store: Store, sweep: str, uri: str, command: str) -> int:
         tracking.trial_record(plan, trial, results.trial_rows(plan, trial, lookup, states), lookup)
         for trial in plan["trials"]
     ]
-    status = "FINISHED" if set(trial_statuses(rows)) == {"ok"} else "FAILED"
+    status = "FINISHED" if set(results.trial_statuses(rows)) == {"ok"} else "FAILED"
     with written(store, plan, text, results.table(rows), _provenance(store, rows, command)) as files:
         return tracking.sync(
             uri,
@@ -60,13 +59,10 @@ def rebuild_tracking(store: Store, sweep: str, uri: str, command: str) -> int:
 
 def _stored(store: Store, sweep: str) -> tuple[dict[str, Any], str, list[dict[str, Any]]]:
     journal = Journal(store, sweep)
-    try:
-        plan, text = journal.plan(), store.read(f"{journal.folder}/sweep.yaml").decode()
-    except FileNotFoundError:
-        raise ResultsError(f"storage {store.location!r} has no sweep {sweep!r}") from None
-    return plan, text, results.rows(plan, results.store_lookup(store), journal.trial_states())
+    plan = journal.plan()
+    return plan, journal.text(), results.rows(plan, results.store_lookup(store), journal.trial_states())
 
 
 def _provenance(store: Store, rows: list[dict[str, Any]], command: str) -> Mapping[str, str]:
-    trials = ", ".join(f"{count} {status}" for status, count in sorted(trial_statuses(rows).items()))
+    trials = ", ".join(f"{count} {status}" for status, count in sorted(results.trial_statuses(rows).items()))
     return {"command": command, "storage": store.location, "trials": trials}

@@ -7,9 +7,12 @@ has its rows all the same, with their status.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from trainables.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 Lookup = Callable[[str, str], Mapping[str, Any] | None]  # (kind, digest) -> the stage's result, or None
 
 
-class ResultsError(ValueError):
+class ResultsError(UserError):
     """There is no such sweep, column or query; the message says what there is, in one line."""
 
 
@@ -220,6 +223,20 @@ def _status(
     return "pending", None
 
 
+def trial_status(rows: Iterable[Mapping[str, Any]]) -> str:
+    """A trial is pending until all its rows have an outcome, and then has the worst of them."""
+    present = {row["status"] for row in rows}
+    return next((status for status in ("pending", "failed", "diverged") if status in present), "ok")
+
+
+def trial_statuses(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """How many trials have each status."""
+    trials: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        trials.setdefault(row["trial"], []).append(row)
+    return dict(Counter(map(trial_status, trials.values())))
+
+
 def _total(values: Iterable[float | None]) -> float | None:
     known = list(values)
     return math.fsum(v for v in known if v is not None) if known and None not in known else None
@@ -265,19 +282,14 @@ def load(
 
 
 def stored_rows(sweep: str, storage: str | None = None) -> list[dict[str, Any]]:
-    """The rows of a sweep from a store. Raises ResultsError if it has no such sweep."""
+    """The rows of a sweep from a store. Raises UnknownSweep if it has no such sweep."""
     from orchestrator.journal import Journal
     from orchestrator.settings import storage_location
     from trainables.store import Store
 
     store = Store(storage_location(storage).value)
     journal = Journal(store, sweep)
-    try:
-        plan = journal.plan()
-    except FileNotFoundError:
-        known = ", ".join(store.names("sweeps")) or "none"
-        raise ResultsError(f"storage {store.location!r} has no sweep {sweep!r}; it has: {known}") from None
-    return rows(plan, store_lookup(store), journal.trial_states())
+    return rows(journal.plan(), store_lookup(store), journal.trial_states())
 
 
 def store_lookup(store: Store) -> Lookup:

@@ -11,19 +11,17 @@ import io
 import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from orchestrator import results
 from orchestrator.journal import Journal
 from orchestrator.plan import Plan, costs, schedule
 from orchestrator.progress import Display, State, duration
+from orchestrator.settings import without_password
 from orchestrator.sweep import Sweep, resolved
 from orchestrator.tracking import Tracker, trial_record
 from trainables.facts import NetworkSize
@@ -36,10 +34,6 @@ TRACKING_GRACE_S = 60.0  # how long the end of a sweep waits for MLflow
 STOPPED_GRACE_S = 5.0  # the same when it is stopped at once
 
 
-class AlreadyRunning(ValueError):
-    """Another process runs this sweep on this store."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """How a run of a sweep ended."""
@@ -48,7 +42,6 @@ class Outcome:
     trials: Mapping[str, int]  # status -> number of trials
     computed: int  # stages computed in this run
     stored: int  # stages that the store had
-    seconds: float
     interrupted: bool
     report: str  # where it lies
 
@@ -78,13 +71,13 @@ def run(
         live: a panel that is redrawn; None: if stderr is a terminal.
 
     Raises:
-        AlreadyRunning: this sweep is being run on this store.
+        AlreadyRunning: another process runs this sweep on this store.
         LaunchError: the machine or cluster cannot run it.
     """
     started = time.monotonic()
     name = plan.sweep.name
     journal = Journal(store, name)
-    with _only_driver(store, name):
+    with journal.only_driver():
         flops = costs(plan, sizes)
         lookup = results.store_lookup(store)
         there = store.existing((stage.kind, digest) for digest, (stage, _) in flops.items())
@@ -127,7 +120,7 @@ def run(
                 try:
                     launch.launch(
                         [assignment.trial for assignment in missing],
-                        storage=store.location if not store.is_folder else store.path("").rstrip("/"),
+                        storage=store.folder or store.location,
                         sweep=name,
                         cpus=plan.sweep.resources.cpu,
                         gpus=plan.sweep.resources.gpu,
@@ -141,11 +134,11 @@ def run(
         seconds = time.monotonic() - started
         rows = results.rows(plan_json, lookup, journal.trial_states())
         outcome_rows = results.table(rows)
-        trials = trial_statuses(rows)
+        trials = results.trial_statuses(rows)
         provenance = {
             "command": command,
             "storage": store.location,
-            "tracking": tracking_uri,
+            "tracking": without_password(tracking_uri),
             "stages computed in this run": str(state.computed),
             "stages reused from the store": str(len(stored)),
             "wall clock of this run": duration(seconds),
@@ -170,7 +163,6 @@ def run(
             trials=trials,
             computed=state.computed,
             stored=len(stored),
-            seconds=seconds,
             interrupted=interrupted.is_set(),
             report=store.path(f"{journal.folder}/report.html"),
         )
@@ -249,56 +241,6 @@ def sweep_text(sweep: Sweep) -> str:
     return resolved(sweep) if sweep.overrides else sweep.text
 
 
-def trial_statuses(rows: list[dict[str, Any]]) -> dict[str, int]:
-    """How many trials have each status; a trial has the worst status among its rows."""
-    worst: dict[str, str] = {}
-    order = ("ok", "pending", "diverged", "failed")
-    for row in rows:
-        worst[row["trial"]] = max(worst.get(row["trial"], "ok"), row["status"], key=order.index)
-    return dict(Counter(worst.values()))
-
-
 def artifact_location(store: Store) -> str | None:
     """Where MLflow keeps files if its database is ours: beside it."""
     return store.path("mlflow-artifacts") if store.is_folder else None
-
-
-@contextlib.contextmanager
-def _only_driver(store: Store, sweep: str) -> Iterator[None]:
-    """Hold the sweep, so that no second driver runs it on this store at the same time."""
-    lock = _driver_lock(store, sweep)
-    if lock is None:
-        yield
-        return
-    try:
-        lock.acquire(timeout=1)  # `status` holds it for a moment, to see whether it is held
-    except Timeout:
-        raise AlreadyRunning(
-            f"sweep {sweep!r} is being run on storage {store.location!r} by another process; "
-            f"`bottleneck status {sweep}` shows how it is doing"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def is_running(store: Store, sweep: str) -> bool:
-    """Whether a driver holds the sweep; of an object store it cannot be told, and the answer is no."""
-    lock = _driver_lock(store, sweep)
-    if lock is None:
-        return False
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    lock.release()
-    return False
-
-
-def _driver_lock(store: Store, sweep: str) -> FileLock | None:
-    if not store.is_folder:
-        return None
-    path = Path(store.path(f"locks/sweep-{sweep}.lock"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(path)

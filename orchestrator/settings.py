@@ -1,8 +1,9 @@
-"""Where do settings come from? A flag, then the environment, then the sweep file, then the default."""
+"""Where do settings come from? A flag, then the environment, then the default."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -41,3 +42,8 @@ def tracking_location(
 
 def _first(*candidates: tuple[str, str | None]) -> Setting | None:
     return next((Setting(value, origin) for origin, value in candidates if value), None)
+
+
+def without_password(text: str) -> str:
+    """A text with the user names and passwords of its URIs left out: for people, logs and reports."""
+    return re.sub(r"//[^/@\s]*@", "//", text)

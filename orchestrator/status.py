@@ -6,8 +6,6 @@ from typing import Any
 
 from orchestrator import results
 from orchestrator.journal import Journal
-from orchestrator.results import ResultsError
-from orchestrator.run import is_running, trial_statuses
 from trainables.store import Store
 
 
@@ -15,10 +13,10 @@ def sweep_status(store: Store, sweep: str) -> dict[str, Any]:
     """The state of a sweep, its trials by status, and its stages in the store.
 
     Raises:
-        ResultsError: the store has no such sweep.
+        UnknownSweep: the store has no such sweep.
     """
     journal = Journal(store, sweep)
-    plan = _plan(journal)
+    plan = journal.plan()
     rows = results.rows(plan, results.store_lookup(store), journal.trial_states())
     stages = {
         (kind, digest)
@@ -35,8 +33,8 @@ def sweep_status(store: Store, sweep: str) -> dict[str, Any]:
     }
     return {
         "sweep": sweep,
-        "state": _state(store, journal),
-        "trials": trial_statuses(rows),
+        "state": _state(journal),
+        "trials": results.trial_statuses(rows),
         "stages": len(stages),
         "stages_stored": len(store.existing(stages)),
     }
@@ -45,27 +43,17 @@ def sweep_status(store: Store, sweep: str) -> dict[str, Any]:
 def trial_lines(store: Store, sweep: str) -> list[tuple[str, str, str]]:
     """(digest, status, design) of every trial of a sweep."""
     journal = Journal(store, sweep)
-    plan, states = _plan(journal), journal.trial_states()
+    plan, states = journal.plan(), journal.trial_states()
     lookup = results.store_lookup(store)
     found = []
     for trial in plan["trials"]:
-        (status,) = trial_statuses(results.trial_rows(plan, trial, lookup, states))
+        (status,) = results.trial_statuses(results.trial_rows(plan, trial, lookup, states))
         found.append((trial["digest"][:12], status, trial["design"]["label"]))
     return found
 
 
-def _plan(journal: Journal) -> dict[str, Any]:
-    try:
-        return journal.plan()
-    except FileNotFoundError:
-        known = ", ".join(journal.store.names("sweeps")) or "none"
-        raise ResultsError(
-            f"storage {journal.store.location!r} has no sweep {journal.sweep!r}; it has: {known}"
-        ) from None
-
-
-def _state(store: Store, journal: Journal) -> str:
-    if is_running(store, journal.sweep):
+def _state(journal: Journal) -> str:
+    if journal.is_running():
         return "running"
     states = [event["state"] for event in journal.events() if event["event"] == "sweep"]
     last = states[-1] if states else "planned"

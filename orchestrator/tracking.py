@@ -21,7 +21,6 @@ import json
 import logging
 import math
 import os
-import re
 import sqlite3
 import tempfile
 import threading
@@ -38,7 +37,9 @@ from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
-from orchestrator.results import Lookup
+from orchestrator.results import Lookup, trial_status
+from orchestrator.settings import without_password
+from trainables.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ EXPERIMENT_KIND = "mlflow.experimentKind"  # lets MLflow's pages open with the t
 RUN_STATUS = {"ok": "FINISHED", "failed": "FAILED", "diverged": "FAILED"}
 
 
-class TrackingError(ValueError):
+class TrackingError(UserError):
     """MLflow cannot be used as asked; the message says why, in one line."""
 
 
@@ -120,7 +121,7 @@ def trial_record(
     pretrained = _results(lookup, (("pretrain", member) for cell in trial["cells"] for member in cell["pretrain"]))
     probed = _results(lookup, (("probe", cell["transfer"]) for cell in trial["cells"]))
     stages = [*pretrained, *probed]
-    status = _status(rows)
+    status = trial_status(rows)
     name = _line(trial["design"]["label"]) or digest[:12]
     tags = {
         DIGEST: digest,
@@ -152,12 +153,6 @@ def _results(lookup: Lookup, stages: Iterable[tuple[str, str]]) -> list[Mapping[
     """The results that there are, each stage once."""
     found = (lookup(kind, digest) for kind, digest in dict.fromkeys(stages))
     return [result for result in found if result]
-
-
-def _status(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A trial is pending until all its rows have an outcome, and then has the worst of them."""
-    present = {row["status"] for row in rows}
-    return next((status for status in ("pending", "failed", "diverged") if status in present), "ok")
 
 
 def _params(plan: Mapping[str, Any], trial: Mapping[str, Any]) -> dict[str, str]:
@@ -341,7 +336,7 @@ class Tracker:
     def _warn(self, why: str) -> None:
         if self._warning is None:
             self._warning = (
-                f"MLflow at {_without_password(self._uri)}: {why}; the sweep goes on, "
+                f"MLflow at {without_password(self._uri)}: {why}; the sweep goes on, "
                 f"and `bottleneck sync {self._plan['sweep']}` brings MLflow up to date"
             )
             log.warning("%s", self._warning)
@@ -388,8 +383,7 @@ def read_rows(sweep: str, uri: str) -> list[dict[str, Any]]:
     The same as `results.rows` gives for the store, without the trials that have no outcome yet.
 
     Raises:
-        ValueError: MLflow has no such sweep.
-        TrackingError: MLflow cannot be reached, or has lost an artifact.
+        TrackingError: MLflow has no such sweep, cannot be reached, or has lost an artifact.
     """
     with _one_line(uri):
         client = _client(uri, create=False)
@@ -397,7 +391,7 @@ def read_rows(sweep: str, uri: str) -> list[dict[str, Any]]:
         runs = _search(client, found.experiment_id) if found and found.lifecycle_stage == "active" else []
         parent = next((run for run in runs if run.tags.get(PARENT) == sweep and run.whole), None)
         if parent is None:
-            raise ValueError(f"MLflow at {_without_password(uri)} has no sweep {sweep!r}; it has: {_sweeps(client)}")
+            raise TrackingError(f"MLflow at {without_password(uri)} has no sweep {sweep!r}; it has: {_sweeps(client)}")
         children = {run.tags[DIGEST]: run for run in reversed(runs) if DIGEST in run.tags and run.whole}
         planned = [digest for digest in _read_json(uri, parent, "plan.json")["trials"] if digest in children]
         with ThreadPoolExecutor(READERS) as pool:
@@ -628,7 +622,7 @@ def _read_json(uri: str, run: _Run, name: str) -> Any:
             return json.loads(Path(path).read_text(encoding="utf-8"))
     except _failures() as error:
         raise TrackingError(
-            f"MLflow at {_without_password(uri)}: {name} of run {run.id} cannot be read ({_reason(error)}); "
+            f"MLflow at {without_password(uri)}: {name} of run {run.id} cannot be read ({_reason(error)}); "
             "delete the run in MLflow, then `bottleneck sync` writes it again"
         ) from error
 
@@ -679,7 +673,7 @@ def _client(uri: str, *, create: bool) -> Any:
     check_uri(uri)
     database = _sqlite_file(uri)
     if database is not None and not create and not database.exists():
-        raise ValueError(f"there is no MLflow database {str(database)!r}; `bottleneck sync` writes one")
+        raise TrackingError(f"there is no MLflow database {str(database)!r}; `bottleneck sync` writes one")
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from mlflow.tracking import MlflowClient
@@ -761,7 +755,7 @@ def _one_line(uri: str) -> Iterator[None]:
     except ValueError:  # what a user wrote, said by us already; MLflow need not be imported to find that out
         raise
     except _failures() as error:
-        raise TrackingError(f"MLflow at {_without_password(uri)}: {_reason(error)}") from error
+        raise TrackingError(f"MLflow at {without_password(uri)}: {_reason(error)}") from error
 
 
 def _failures() -> tuple[type[Exception], ...]:
@@ -779,9 +773,5 @@ def _reason(error: BaseException) -> str:
         if isinstance(cause, (OSError, sqlite3.Error)):
             error = cause
         cause = cause.__cause__ or cause.__context__
-    lines = _without_password(str(error)).strip().splitlines()
+    lines = without_password(str(error)).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-def _without_password(text: str) -> str:
-    return re.sub(r"//[^/@\s]*@", "//", text)

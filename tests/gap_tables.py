@@ -128,6 +128,5 @@ def plan_of(rows: list[Row], *, question: str = "Does it keep what it needs?", *
         "direct_kind": "same_steps",
         "protocol": "linear_probe",
         "components": dict.fromkeys((found["component"] for found in rows), facts),
-        "price": {"pretrainings": 30, "gpu_hours": 0.0312},
         "trials": list(trials.values()),
     } | changes

@@ -48,6 +48,7 @@ from trainables.catalogue import (
     options_of,
     request_for,
 )
+from trainables.draws import permutation
 from trainables.reading import (
     DataError,
     Examples,
@@ -56,7 +57,6 @@ from trainables.reading import (
     Pictures,
     Raw,
     Shape,
-    permutation,
     reshaped,
     wanted_classes,
 )

@@ -21,6 +21,7 @@ from typing import Any
 from filelock import FileLock
 
 from trainables.components import cache_root, known, prepare
+from trainables.errors import UserError
 from trainables.spec import Architecture, Component, Source, as_json
 
 # What a failing child process prints before the message meant for the user.
@@ -36,7 +37,7 @@ class NetworkSize:
     num_features: int
 
 
-class FactError(ValueError):
+class FactError(UserError):
     """What a sweep asks for is not to be had: data that is missing or damaged, a network that cannot be built."""
 
     def __init__(self, name: str, message: str) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from trainables.draws import permutation, uniform
 from trainables.spec import Mixture, Ordering, Share, derive_seed
 
 Indices = NDArray[np.int64]
@@ -68,14 +69,14 @@ def index_stream(
     for position, share in enumerate(mixture.shares):
         content = share.component.content
         drawn = draw(share, seed, seed if pool_seed is None else pool_seed)
-        uniform = _uniform(derive_seed(seed, "arrival", content), share.shown)
+        drawn_times = uniform(derive_seed(seed, "arrival", content), share.shown)
         if ordering.kind == "curriculum":
             if difficulties is None:
                 raise ValueError("the ordering `curriculum` needs the difficulty of every example")
-            difficulty = _ranks(np.asarray(difficulties[position])[drawn], uniform)
+            difficulty = _ranks(np.asarray(difficulties[position])[drawn], drawn_times)
         else:
-            difficulty = uniform
-        arrivals = Arrivals(content, position, share.shown, uniform, difficulty)
+            difficulty = drawn_times
+        arrivals = Arrivals(content, position, share.shown, drawn_times, difficulty)
         examples.append(drawn)
         times.append(ORDERINGS[ordering.kind](ordering, arrivals))
     if not examples:
@@ -93,11 +94,11 @@ def draw(share: Share, seed: int, pool_seed: int) -> Indices:
     the same examples in a new order. Each is shown `shown // distinct` times or once more.
     """
     component, content = share.component, share.component.content
-    pool = _permutation(derive_seed(pool_seed, "pool", content), component.num_train)[: share.pool]
-    drawn = pool[_permutation(derive_seed(seed, "pass", content, "0"), share.pool)][: share.distinct]
+    pool = permutation(derive_seed(pool_seed, "pool", content), component.num_train)[: share.pool]
+    drawn = pool[permutation(derive_seed(seed, "pass", content, "0"), share.pool)][: share.distinct]
     orders = [np.arange(share.distinct)]
     for number in range(1, -(-share.shown // share.distinct)):
-        orders.append(_permutation(derive_seed(seed, "pass", content, str(number)), share.distinct))
+        orders.append(permutation(derive_seed(seed, "pass", content, str(number)), share.distinct))
     return drawn[np.concatenate(orders)[: share.shown]]
 
 
@@ -167,19 +168,6 @@ def _place(sequence: tuple[str, ...], arrivals: Arrivals) -> int:
     if arrivals.content not in sequence:
         raise ValueError(f"the ordering's sequence of {len(sequence)} components lacks one that has weight")
     return sequence.index(arrivals.content)
-
-
-def _raw(seed: int, count: int) -> NDArray[np.uint64]:
-    return np.asarray(np.random.PCG64(seed).random_raw(count), dtype=np.uint64).reshape(count)
-
-
-def _uniform(seed: int, count: int) -> Times:
-    """(count,) doubles in [0, 1): the top 53 bits of raw draws."""
-    return (_raw(seed, count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-def _permutation(seed: int, count: int) -> Indices:
-    return np.argsort(_raw(seed, count), kind="stable").astype(np.int64)
 
 
 def _ranks(values: NDArray[np.floating], ties: Times) -> Times:

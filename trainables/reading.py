@@ -24,6 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trainables.draws import permutation, raw
+from trainables.errors import UserError
 from trainables.mixture import apportion
 from trainables.spec import Source, derive_seed
 
@@ -41,7 +43,7 @@ CONSTRUCTED_SIZES = (
 )  # training, validation and test examples where the source names none
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """Data is missing, damaged or not what is needed: what was found, where, and what to do, in one line."""
 
 
@@ -121,11 +123,6 @@ def wanted_classes(source: Source, num_classes: int, names: Sequence[str] = ()) 
     if not classes or len(set(classes)) < len(classes):
         raise ValueError(f"dataset {source.dataset!r}: classes are {list(classes)}; name one or more, each once")
     return classes
-
-
-def permutation(seed: int, count: int) -> NDArray[np.int64]:
-    """(count,) a random order, the same on every platform and numpy release."""
-    return np.argsort(_raw_bits(seed, count), kind="stable").astype(np.int64)
 
 
 # Files that torchvision knows ---------------------------------------------------------------------
@@ -502,10 +499,10 @@ def _dominoes(
     for side, part in parts.items():
         shown = labels
         if informative not in (side, "both"):
-            shown = (_raw_bits(seed(side, "class"), count) % np.uint64(num_classes)).astype(np.int64)
+            shown = (raw(seed(side, "class"), count) % np.uint64(num_classes)).astype(np.int64)
         if (absent := np.setdiff1d(shown, part.labels)).size:
             raise DataError(f"dominoes: the {split} split of {options[side]!r} has no image of class {absent[0]}")
-        chosen = _one_of_each(part.labels, shown, _raw_bits(seed(side, "image"), count))
+        chosen = _one_of_each(part.labels, shown, raw(seed(side, "image"), count))
         images = reshaped(part.images, (shape[0], height, width // 2))[chosen]
         views.append(_noisy(images, options[f"noise_{side}"], seed(side, "noise"), value_range))
     return Examples(np.concatenate(views, axis=3), labels)
@@ -602,10 +599,6 @@ def _taken(examples: Examples, indices: NDArray[np.int64]) -> Examples:
     if isinstance(images, Pictures):
         return Examples(Pictures(images.root, images.names[indices], images.shape), examples.labels[indices])
     return Examples(images[indices], examples.labels[indices])
-
-
-def _raw_bits(seed: int, count: int) -> NDArray[np.uint64]:
-    return _bits(np.random.PCG64(seed), count)
 
 
 def _bits(generator: np.random.PCG64, count: int) -> NDArray[np.uint64]:

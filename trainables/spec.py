@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
@@ -51,7 +50,7 @@ def as_json(value: Any) -> Any:
 class Source:
     """How to read a component: a dataset, some of its classes, and the common image shape. Not its content."""
 
-    dataset: str  # key in the catalogue of components.py, or "python:module:attribute"
+    dataset: str  # key in the catalogue of catalogue.py, or "python:module:attribute"
     options: str = "{}"  # the dataset's own options, canonical JSON: hashable and the same in every process
     classes: tuple[int, ...] | None = None  # kept labels of the dataset, in this order; None: all
     relabel: tuple[int, ...] | None = None  # new label of each kept class; None: its position
@@ -65,9 +64,6 @@ class Source:
     def digest(self) -> str:
         """Names how to read, for caches on this machine. What a result depends on is `Component.content`."""
         return digest_of("source", *(as_json(getattr(self, f.name)) for f in fields(self)))
-
-    def option(self, name: str, default: Any = None) -> Any:
-        return json.loads(self.options).get(name, default)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -338,9 +334,3 @@ class TrialSpec:
                 if stage.digest not in seen:
                     seen.add(stage.digest)
                     yield stage
-
-
-def require_share(value: float, what: str) -> None:
-    """Raises ValueError unless `value` is a finite number in [0, 1]."""
-    if not (math.isfinite(value) and 0 <= value <= 1):
-        raise ValueError(f"{what} is {value:g}; it is a share and lies in [0, 1]")

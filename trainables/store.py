@@ -27,6 +27,8 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 from pyarrow import fs
 
+from trainables.errors import UserError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class StoreError(ValueError):
+class StoreError(UserError):
     """The storage location cannot be used; the message says why, in one line."""
 
 
@@ -253,6 +255,11 @@ class Store:
         with self._asked("read"):
             infos = self._fs.get_file_info(selector)
         return sorted(info.base_name for info in infos if not info.base_name.startswith("."))
+
+    @property
+    def folder(self) -> str | None:
+        """The location as a path; None if it is no folder of a file system."""
+        return self._root if self.is_folder else None
 
     def path(self, name: str) -> str:
         """Where a file lies, for people and for programs that open it themselves."""

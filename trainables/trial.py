@@ -46,7 +46,6 @@ class TrialProgress:
     stages_total: int
     computed: int  # of them, computed by this trial
     doing: str  # for people
-    examples: int  # shown in pretraining by this trial so far, and counted once
     examples_per_second: float  # of the pretraining in progress; 0 outside of one
 
 
@@ -79,7 +78,9 @@ def trial_steps(
 
     A stage that another process is computing is put off: the trial does its other work first, then waits.
     """
-    work = _Work(store, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")), note or _silent)
+    names = {cell.transfer.component.content: cell.component for cell in spec.cells}
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    work = _Work(store, chosen, note or _silent, names)
     stages = list(spec.stages())
     pending = deque(stages)
     while pending:
@@ -114,7 +115,7 @@ def _attempt(
             # Closed before the claim is given up: a run that is stopped saves its state as long as the stage is ours.
             with contextlib.closing(work.compute(stage, report_every_s)) as computing:
                 for progress in computing:
-                    yield work.progress(stages, pending, label(stage), stage, progress)
+                    yield work.progress(stages, pending, label(stage, work.names), stage, progress)
         except DamagedEntry as damaged:
             work.note("damaged", entry=str(damaged))
             for required in stage.requires:
@@ -122,17 +123,16 @@ def _attempt(
                 if not work.settled(required):
                     pending.appendleft(required)
             return False
-    yield work.progress(stages, pending, label(stage))
+    yield work.progress(stages, pending, label(stage, work.names))
     return True
 
 
 class _Work:
     """What a trial has at hand while it runs: results seen so far, data and networks in memory."""
 
-    def __init__(self, store: Store, device: torch.device, note: Note) -> None:
-        self.store, self.device, self.note = store, device, note
+    def __init__(self, store: Store, device: torch.device, note: Note, names: Mapping[str, str]) -> None:
+        self.store, self.device, self.note, self.names = store, device, note, names
         self.computed = 0
-        self.examples = 0
         self._results: dict[str, Mapping[str, Any]] = {}
         self._networks: dict[str, Network] = {}  # the last one: its probes come right after it
 
@@ -159,13 +159,11 @@ class _Work:
         stage: StageSpec | None = None,
         run: Progress | None = None,
     ) -> TrialProgress:
-        batch = stage.training.batch_size if isinstance(stage, PretrainSpec) else 0
         return TrialProgress(
             stages_done=len(stages) - len(pending) - (stage is not None),
             stages_total=len(stages),
             computed=self.computed,
             doing=f"{doing}, step {run.step:,} of {run.steps:,}" if run else doing,
-            examples=self.examples + (run.step * batch if run else 0),
             examples_per_second=run.examples_per_second if run else 0.0,
         )
 
@@ -182,7 +180,7 @@ class _Work:
             "stage",
             kind=stage.kind,
             digest=stage.digest,
-            label=label(stage),
+            label=label(stage, self.names),
             status=result["status"],
             seconds=round(time.time() - started, 3),
             device=result["device"],
@@ -217,7 +215,6 @@ class _Work:
         }
         self.store.put(stage, result, {"weights": run.network.state_dict()})
         saver.drop()
-        self.examples += examples
         self._networks = {stage.digest: run.network}
         return result
 
@@ -335,21 +332,17 @@ def _data(component: Component) -> ComponentData:
     return components.load(component)
 
 
-def label(stage: StageSpec) -> str:
-    """A stage in one line, for people."""
+def label(stage: StageSpec, names: Mapping[str, str]) -> str:
+    """A stage in one line, for people; `names` are those of the components, by content."""
     if isinstance(stage, ProbeSpec):
-        return f"probe of {dataset_name(stage.component)} on {label(stage.members[0])}" + (
-            f" and {len(stage.members) - 1} more" if len(stage.members) > 1 else ""
-        )
+        more = f" and {len(stage.members) - 1} more" if len(stage.members) > 1 else ""
+        return f"probe of {names[stage.component.content]} on {label(stage.members[0], names)}{more}"
     network = f"{stage.architecture.name} x{stage.architecture.width:g}"
     if not stage.mixture.shares:
         return f"{network} at random, seed {stage.seed}"
-    of = " + ".join(dataset_name(share.component) for share in stage.mixture.shares)
-    return f"{network} on {of}, seed {stage.seed}"
-
-
-def dataset_name(component: Component) -> str:
-    return component.source.dataset
+    total = stage.mixture.num_examples
+    shares = [f"{names[s.component.content]} {100 * s.shown / total:.3g} %" for s in stage.mixture.shares]
+    return f"{network} on {' + '.join(shares)}, seed {stage.seed}"
 
 
 @functools.cache

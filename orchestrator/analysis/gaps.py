@@ -246,7 +246,8 @@ def summary_rows(table: pd.DataFrame) -> list[tuple[str, ...]]:
     found = by_weight(table)
     axes = other_axes(table)
     gone = [name for name in REASONS if found[name].sum()]
-    header = ("component", "weight", *axes, "gap", "95 % interval", "n", "transfer", "direct", "random init")
+    accuracies = ("transfer, %", "direct, %", "random init, %")
+    header = ("component", "weight", *axes, "gap, points", "95 % interval", "n", *accuracies)
     rows = [
         (
             str(row["component"]),

@@ -1,5 +1,5 @@
 """The results for people: figures, and one HTML page that needs nothing beside itself."""
 
-from orchestrator.report.page import render, write
+from orchestrator.report.page import render
 
-__all__ = ["render", "write"]
+__all__ = ["render"]

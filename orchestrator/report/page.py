@@ -6,7 +6,6 @@ Everything that comes from a sweep, a trial or an error is escaped there.
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -86,20 +85,6 @@ class FailureView:
     error: str
 
 
-def write(
-    path: Path,
-    table: pd.DataFrame,
-    plan: Mapping[str, Any],
-    sweep_text: str,
-    *,
-    provenance: Mapping[str, str],
-) -> None:
-    """`render` into a file, which is replaced as a whole: whoever has it open never sees half a page."""
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
-    unfinished.write_text(render(table, plan, sweep_text, provenance=provenance), encoding="utf-8")
-    unfinished.replace(path)
-
-
 def render(table: pd.DataFrame, plan: Mapping[str, Any], sweep_text: str, *, provenance: Mapping[str, str]) -> str:
     """The report as HTML.
 
@@ -134,7 +119,7 @@ def render(table: pd.DataFrame, plan: Mapping[str, Any], sweep_text: str, *, pro
         direct_meaning=DIRECT_KINDS.get(plan["direct_kind"], ""),
         protocol=str(plan["protocol"]).replace("_", " "),
         components=components_view(plan),
-        origin=origin(table, plan, provenance),
+        origin=origin(table, provenance),
         commands=commands(table, plan, provenance),
         digests=[(trial["digest"], trial["design"]["label"]) for trial in plan["trials"]],
         sweep_text=sweep_text,
@@ -351,14 +336,13 @@ def _end(error: str) -> str:
     return error if len(error) <= ERROR_CHARACTERS else f"… {error[-ERROR_CHARACTERS:]}"
 
 
-def origin(table: pd.DataFrame, plan: Mapping[str, Any], provenance: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Where the numbers come from: what the caller knows, what the rows say, what the plan foresaw."""
+def origin(table: pd.DataFrame, provenance: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Where the numbers come from: what the caller knows and what the rows say."""
     rows = {
         f"{name} in the rows": ", ".join(sorted(table[column].dropna().unique()))
         for name, column in (("revision", "revision"), ("versions", "versions"), ("device", "device"))
     }
-    foreseen = ", ".join(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in plan.get("price", {}).items())
-    known = {**provenance, **rows, "foreseen by the plan": foreseen}
+    known = {**provenance, **rows}
     return [(name.replace("_", " "), str(value)) for name, value in known.items() if value]
 
 

@@ -162,7 +162,7 @@ def test_validate_and_plan_of_a_good_sweep(tmp_path, good):
 
 def test_set_replaces_a_value(good):
     found = json.loads(bottleneck("plan", good, "--json", "--set", "seeds=4", "--set", "pretrain.steps=7").stdout)
-    assert (found["cells"], found["examples"]) == (4, 4 * 3 * 7 * 16)
+    assert (found["replicates"], found["examples"]) == (4, 4 * 3 * 7 * 16)
     assert "--set pretrain.steps" in bottleneck("plan", good, "--set", "pretrain.steps=none").stderr
 
 

@@ -181,7 +181,8 @@ def test_points_have_one_decimal_and_never_a_negative_zero():
 
 def test_the_terminal_table_shows_the_gap_of_the_hard_view_falling():
     header, *rows = gaps.summary_rows(table(*two_views()))
-    assert header == ("component", "weight", "gap", "95 % interval", "n", "transfer", "direct", "random init")
+    assert header[:5] == ("component", "weight", "gap, points", "95 % interval", "n")
+    assert header[5:] == ("transfer, %", "direct, %", "random init, %")
     hard = [row for row in rows if row[0] == "hard"]
     values = [float(row[2]) for row in hard]
     assert values == sorted(values, reverse=True)
@@ -193,7 +194,7 @@ def test_the_terminal_table_has_the_axes_that_vary_and_the_reasons_of_missing_ro
     rows = three_components()
     rows[0] |= {"status": "failed"}
     header, *lines = gaps.summary_rows(table(*rows))
-    assert header[:5] == ("component", "weight", "ordering", "width", "gap")
+    assert header[:5] == ("component", "weight", "ordering", "width", "gap, points")
     assert header[-1] == "failed"
     assert [line[-1] for line in lines].count("1") == 1
     assert any(line[6] == "3*" for line in lines)  # a seed that lacks one of two mixtures

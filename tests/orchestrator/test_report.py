@@ -85,7 +85,6 @@ def test_the_page_gives_question_answer_figures_numbers_failures_and_provenance(
         "git checkout 3f2a91c",
         "9f2c41d07be3",
         "name: planted",
-        "gpu hours 0.0312",
         f"{'0' * 64}",
     ):
         assert expected in text
@@ -185,15 +184,6 @@ def test_a_page_without_results_says_so(rows, said):
 def test_a_page_with_accuracies_and_no_baseline_shows_the_accuracies():
     found = Page(render([row(gap=None)]))
     assert [h["id"] for h in found.all("section") if str(h["id"]).startswith("figure")] == ["figure-accuracies"]
-
-
-def test_a_page_is_replaced_as_a_whole(tmp_path):
-    path = tmp_path / "report.html"
-    path.write_text("the last one", encoding="utf-8")
-    rows = two_views()
-    report.write(path, results.table(rows), plan_of(rows), "name: planted\n", provenance=PROVENANCE)
-    assert path.read_text(encoding="utf-8").rstrip().endswith("</html>")
-    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
 
 
 def test_without_a_command_the_sweep_file_is_named_and_quoted():

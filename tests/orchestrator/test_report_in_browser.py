@@ -51,7 +51,8 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("reports")
     for name, rows in ((name, make()) for name, make in PAGES.items()):
         plan, path = plan_of(rows, question=f"What does {name} lose?"), folder / f"{name}.html"
-        page.write(path, results.table(rows), plan, "name: planted\n", provenance=PROVENANCE)
+        text = page.render(results.table(rows), plan, "name: planted\n", provenance=PROVENANCE)
+        path.write_text(text, encoding="utf-8")
     return {name: (folder / f"{name}.html").as_uri() for name in PAGES}
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from orchestrator import results
-from orchestrator.journal import Journal
+from orchestrator.journal import Journal, UnknownSweep
 from orchestrator.results import COLUMNS, COST_COLUMNS, load
 from trainables.store import Store
+from trainables.trial import provenance
 
 pytestmark = [
     pytest.mark.slow,
@@ -114,6 +114,7 @@ def test_a_sweep_ends_with_a_full_table_a_report_and_a_run_per_trial(finished):
     for column in ("gap", "transfer_accuracy", "direct_accuracy", "random_init_accuracy", "parameters", "seconds"):
         assert table[column].notna().all(), column
     assert ((table["direct_probe_accuracy"] - table["transfer_accuracy"]) == table["gap"]).all()
+    assert set(table["revision"]) == {provenance()["revision"]}, "workers run this code, and not a copy of it"
     assert "95 %" in done.stdout
     assert re.search(r"digits .*odd|digits", done.stdout)
     assert (storage / "sweeps/small/report.html").exists()
@@ -300,6 +301,24 @@ def test_results_are_printed_filtered_and_written(finished, tmp_path):
     assert bottleneck("results", "small", "--storage", storage, "--where", "gap >", expect=2).stderr.count("\n") == 1
 
 
+def test_a_password_is_neither_shown_nor_kept_and_an_absent_server_is_one_warning(copy):
+    storage, path = copy
+    uri = "http://someone:s3cret@127.0.0.1:9"
+    done = bottleneck("run", path, "--storage", storage, "--tracking-uri", uri)
+    assert "s3cret" not in done.stdout + done.stderr
+    assert done.stderr.count("brings MLflow up to date") == 1
+    kept = [file for file in storage.rglob("*") if file.is_file() and b"s3cret" in file.read_bytes()]
+    assert kept == []
+    assert "s3cret" not in bottleneck("plan", path, "--storage", storage, "--tracking-uri", uri).stdout
+
+
+def test_results_from_an_mlflow_that_lacks_the_sweep_is_one_line(finished, tmp_path):
+    absent = bottleneck("results", "small", "--tracking-uri", f"sqlite:///{tmp_path}/none.db", expect=2)
+    assert "there is no MLflow database" in absent.stderr
+    other = bottleneck("results", "other", "--tracking-uri", tracking_uri(finished[0]), expect=2)
+    assert "has no sweep 'other'; it has: small" in other.stderr
+
+
 def test_status_and_report_read_the_store(finished):
     storage, _, _ = finished
     (status,) = json.loads(bottleneck("status", "small", "--json", "--storage", storage).stdout)
@@ -315,7 +334,7 @@ def test_a_table_in_python_can_be_filtered(finished):
     storage, _, _ = finished
     found = load("small", storage=str(storage), where="weight > 0.6", columns=["component", "weight"])
     assert set(found["component"]) == {"digits"}
-    with pytest.raises(results.ResultsError, match="has no sweep 'other'"):
+    with pytest.raises(UnknownSweep, match="has no sweep 'other'; it has: small"):
         load("other", storage=str(storage))
 
 

@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import component
 
-from orchestrator.space import ORDERINGS, Point, lattice, lattice_size, ordering_of, points
+from orchestrator.mixtures import lattice, lattice_size
+from orchestrator.orderings import ORDERINGS
+from orchestrator.space import Point, ordering_of, points
 from orchestrator.sweep import Sweep, SweepError, parse
 from trainables import ordering as streams
 from trainables.mixture import mixture_of
@@ -61,15 +63,14 @@ def test_a_tenth_is_a_tenth_however_it_is_written():
     assert len(set(mixtures("[{a: 0.1, b: 0.2}, {a: 1, b: 2}, {a: 3, b: 6}, {a: 1e-3, b: 2.0e-3}]"))) == 1
 
 
-def test_equal_mixtures_are_one_point_that_remembers_how_it_was_written_first():
-    found = list(points(sweep("{mixture: [{a: 1, b: 1}, leave_one_out, {simplex: {resolution: 2}}]}"), {}))
-    assert [p.mixture for p in found] == [
-        "weights",
-        "leave_one_out:a",
-        "leave_one_out:b",
-        "simplex",
-        "simplex",
-        "simplex",
+def test_equal_mixtures_are_one_point_where_the_first_of_them_stands():
+    assert mixtures("[{a: 1, b: 1}, leave_one_out, {simplex: {resolution: 2}}]") == [
+        (0.5, 0.5, 0.0),
+        (0.0, 0.5, 0.5),
+        (0.5, 0.0, 0.5),
+        (0.0, 0.0, 1.0),
+        (0.0, 1.0, 0.0),
+        (1.0, 0.0, 0.0),
     ]
 
 

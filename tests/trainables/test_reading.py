@@ -12,7 +12,7 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 
 from trainables.components import DataError, known, load, prepare
-from trainables.reading import permutation
+from trainables.draws import permutation
 from trainables.spec import Source
 
 

@@ -140,7 +140,7 @@ def test_a_network_that_another_trial_has_set_aside_meanwhile_is_trained_again(t
     run_trial(trial, store, device="cpu")
     member, probe = trial.cells[0].transfer.members[0], trial.cells[0].transfer
     store.remove("probe", probe.digest)
-    work = trial_module._Work(store, torch.device("cpu"), lambda event, **what: None)
+    work = trial_module._Work(store, torch.device("cpu"), lambda event, **what: None, {})
     assert work.settled(member)  # it has looked
     store.remove("pretrain", member.digest)
     with pytest.raises(DamagedEntry):
