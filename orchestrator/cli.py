@@ -26,7 +26,7 @@ os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 if TYPE_CHECKING:
     import pandas as pd
 
-    from orchestrator.plan import Plan, Price
+    from orchestrator.plan import Assignment, Plan, Price
     from orchestrator.sweep import Sweep
     from trainables.store import Store
 
@@ -117,10 +117,13 @@ def validate(sweep: str | None, overrides: Sequence[str], resolved: bool, schema
 @_set_option
 @_storage_option
 @_tracking_option
+@click.option("--trials", is_flag=True, help="List the trials in the order of their launch, and what each computes.")
 @_json_option
-def plan(sweep: str, overrides: Sequence[str], storage: str | None, tracking_uri: str | None, as_json: bool) -> None:
+def plan(
+    sweep: str, overrides: Sequence[str], storage: str | None, tracking_uri: str | None, trials: bool, as_json: bool
+) -> None:
     """Show what a sweep would do, what is shared, and what the store already has."""
-    from orchestrator.plan import imports, price
+    from orchestrator.plan import imports, price, schedule
     from orchestrator.prepare import prepare
     from orchestrator.settings import storage_location, tracking_location
     from trainables.store import Store
@@ -141,6 +144,10 @@ def plan(sweep: str, overrides: Sequence[str], storage: str | None, tracking_uri
         lines += _component_lines(planned, component)
     lines += [("imports", name) for name in imports(planned.components.values())]
     _print_pairs(f"{planned.sweep.name}: {planned.sweep.question}", lines)
+    if trials:
+        click.echo()
+        header = ("trial", "pretrainings", "probes", "FLOPs", "design")
+        _print_table(header, [_assignment_row(assignment) for assignment in schedule(planned, sizes, stored)])
 
 
 @bottleneck.command(short_help="Run a sweep, or continue it.")
@@ -390,6 +397,13 @@ def _price_lines(found: Price, planned: Plan) -> list[tuple[str, str]]:
     ]
 
 
+def _assignment_row(assignment: Assignment) -> tuple[str, ...]:
+    kinds = [stage.kind for stage in assignment.first_needs]
+    trial = assignment.trial
+    counts = (str(kinds.count("pretrain")), str(kinds.count("probe")), f"{assignment.flops:.2e}")
+    return (trial.digest[:12], *counts, trial.design.label)
+
+
 def _component_lines(planned: Plan, component: Any) -> list[tuple[str, str]]:
     name = next(n for n, c in planned.components.items() if c is component)
     channels, height, width = component.image_shape
@@ -458,7 +472,7 @@ def _render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _is_number(text: str) -> bool:
-    return re.fullmatch(r"(-?[\d.,]+\*?|\[.*\])?", text) is not None
+    return re.fullmatch(r"(-?[\d.,]+(e[+-]\d+)?\*?|\[.*\])?", text) is not None
 
 
 if __name__ == "__main__":
