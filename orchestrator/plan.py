@@ -27,7 +27,6 @@ from trainables.spec import (
     Ordering,
     PretrainSpec,
     ProbeSpec,
-    Share,
     Source,
     StageSpec,
     Training,
@@ -258,28 +257,26 @@ class _Builder:
         """
         direct = self._sweep.direct
         steps = (direct.steps or 2 * point.steps) if direct.kind == "full" else point.steps
-        shares = self._mixture(((name, 1.0),), steps, None).shares
-        if direct.kind == "same_examples":
-            shares = self._same_examples(point, shares[0])
-        if not shares:
+        drawn = self._drawn(point, name) if direct.kind == "same_examples" else None
+        if direct.kind == "same_examples" and drawn is None:
             return None
-        key = ("direct", shares, steps, architecture.digest, seed)
+        key = ("direct", name, steps, drawn, architecture.digest, seed)
         if key not in self._memo:
+            (share,) = self._mixture(((name, 1.0),), steps, None).shares
+            if drawn is not None:
+                share = dataclasses.replace(share, pool=drawn[0], distinct=drawn[1])
             baseline = PretrainSpec(
-                mixture=Mixture(shares=shares), architecture=architecture, training=self._training(steps), seed=seed
+                mixture=Mixture(shares=(share,)), architecture=architecture, training=self._training(steps), seed=seed
             )
             self._memo[key] = ProbeSpec(members=(baseline,), component=self._components[name], transfer=self._transfer)
         return self._memo[key]  # type: ignore[no-any-return]
 
-    def _same_examples(self, point: Point, alone: Share) -> tuple[Share, ...]:
-        """The share of a component alone, drawn as its mixture drew it; with several members, as the first one did."""
+    def _drawn(self, point: Point, name: str) -> tuple[int, int] | None:
+        """(pool, distinct) of a component in its mixture, or of its first member; None: the mixture has none of it."""
         steps = representation.member_steps(point.representation, point.steps)
-        mixture = self._mixture(point.weights, steps, point.train_examples)
-        return tuple(
-            dataclasses.replace(alone, pool=share.pool, distinct=share.distinct)
-            for share in mixture.shares
-            if share.component == alone.component
-        )
+        content = self._contents[name]
+        shares = self._mixture(point.weights, steps, point.train_examples).shares
+        return next(((s.pool, s.distinct) for s in shares if s.component.content == content), None)
 
     def _random_init(self, architecture: Architecture, seeds: tuple[int, ...], name: str) -> ProbeSpec:
         key = ("random_init", architecture.digest, seeds, name)
