@@ -183,6 +183,7 @@ class _Builder:
         architecture = self._architecture(point)
         training = self._training(member_steps)
         weights = dict(point.weights)
+        comparisons = self._comparisons(point, architecture)
         cells = []
         for seed in self._sweep.seeds:
             member_seeds = representation.member_seeds(point.representation, seed)
@@ -199,14 +200,15 @@ class _Builder:
                 for s in member_seeds
             )
             for name, component in self._components.items():
+                direct, random_init = comparisons[seed, name]
                 cells.append(
                     Cell(
                         seed=seed,
                         component=name,
                         weight=weights[name],
                         transfer=ProbeSpec(members=members, component=component, transfer=self._transfer),
-                        direct=self._direct(point, name, architecture, seed),
-                        random_init=self._random_init(architecture, member_seeds, name),
+                        direct=direct,
+                        random_init=random_init,
                     )
                 )
         return TrialSpec(design=design, cells=tuple(cells))
@@ -247,6 +249,23 @@ class _Builder:
         if key not in self._memo:
             precision = "bfloat16" if self._sweep.resources.gpu else "float32"
             self._memo[key] = dataclasses.replace(self._sweep.pretrain.training(steps), precision=precision)
+        return self._memo[key]  # type: ignore[no-any-return]
+
+    def _comparisons(
+        self, point: Point, architecture: Architecture
+    ) -> Mapping[tuple[int, str], tuple[ProbeSpec | None, ProbeSpec]]:
+        """By (seed, component) the direct baseline and the random initialisation; most points share them."""
+        drawn = (point.weights, point.train_examples) if self._sweep.direct.kind == "same_examples" else None
+        key = ("comparisons", point.steps, point.representation, architecture.digest, drawn)
+        if key not in self._memo:
+            self._memo[key] = {
+                (seed, name): (
+                    self._direct(point, name, architecture, seed),
+                    self._random_init(architecture, representation.member_seeds(point.representation, seed), name),
+                )
+                for seed in self._sweep.seeds
+                for name in self._components
+            }
         return self._memo[key]  # type: ignore[no-any-return]
 
     def _direct(self, point: Point, name: str, architecture: Architecture, seed: int) -> ProbeSpec | None:
