@@ -43,8 +43,12 @@ class Network(nn.Module):
         self.num_features = num_features  # D
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.logits(self.features(x))
+
+    def logits(self, features: Tensor) -> Tensor:
+        """(B, D) features -> (B, C)."""
         assert self.head is not None, "a network built with 0 classes has features only"
-        return self.head(self.features(x))  # type: ignore[no-any-return]
+        return self.head(features)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,21 @@ def cnn(architecture: Architecture) -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
+def cnn_plain(architecture: Architecture) -> nn.Module:
+    """Convolutions of 8, 16, 32, 32, ... channels with stride 2 and ReLU, no batch norm, then 32 units with ReLU.
+
+    The features are the 32 activations: small enough to lose something, and free of batch statistics.
+    """
+    channels, height, width = architecture.image_shape
+    layers: list[nn.Module] = []
+    for i in range(architecture.depth or 3):
+        out_channels = _scaled((8, 16, 32)[min(i, 2)], architecture)
+        layers += [nn.Conv2d(channels, out_channels, kernel_size=3, stride=2, padding=1), nn.ReLU()]
+        channels, height, width = out_channels, math.ceil(height / 2), math.ceil(width / 2)
+    units = _scaled(32, architecture)
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * height * width, units), nn.ReLU())
+
+
 def resnet(architecture: Architecture, block: Block, blocks: Sequence[int]) -> nn.Module:
     """torchvision's residual network, with every channel count scaled and a stem that suits the image.
 
@@ -183,17 +202,31 @@ def vit(architecture: Architecture, heads: int) -> nn.Module:
     )
 
 
+def raw(architecture: Architecture) -> nn.Module:
+    """The pixels themselves, without a parameter: what a linear classifier makes of the input as it is."""
+    _refuse_scaling(architecture, "has no layers to scale")
+    return nn.Flatten()
+
+
+def diagonal(architecture: Architecture) -> nn.Module:
+    """Each pixel times a weight of its own, 0.05 at first for every seed; with the head a two-layer diagonal network.
+
+    At a minimum with weight decay w, a head of two outputs is penalised like the sum over pixels of w / sqrt(2) times
+    the absolute slope of the difference of its logits: so mu of SCIENCE 1.4 is the weight decay over sqrt(2).
+
+    Source: SCIENCE 1.4 and 1.5.
+    """
+    _refuse_scaling(architecture, "has one weight per pixel")
+    return nn.Sequential(nn.Flatten(), PixelWeights(math.prod(architecture.image_shape)))
+
+
 def from_torchvision(architecture: Architecture) -> nn.Module:
     """A torchvision classification model at its random initialisation, without its last layer.
 
     Dropout and stochastic depth stay as torchvision has them: they act in training mode only. Auxiliary classifiers are
     left out. The stem is replaced where the image does not have three channels.
     """
-    if architecture.width != 1 or architecture.depth is not None:
-        raise ValueError(
-            f"{architecture.name} comes from torchvision with a fixed width and depth; leave both at their "
-            f"defaults, or choose one of {', '.join(ARCHITECTURES)}"
-        )
+    _refuse_scaling(architecture, "comes from torchvision with a fixed width and depth")
     options = _torchvision_options(architecture.name, architecture.image_shape)
     with _blaming_the_image(architecture, ValueError, AssertionError):
         model: nn.Module = get_model(architecture.name, weights=None, num_classes=1, **options)
@@ -217,10 +250,25 @@ ARCHITECTURES: Mapping[str, Builder] = {
     "resnet50": partial(resnet, block=Bottleneck, blocks=(3, 4, 6, 3)),
     "vit_tiny": partial(vit, heads=3),
     "vit_small": partial(vit, heads=6),
+    "cnn_plain": cnn_plain,
+    "raw": raw,
+    "diagonal": diagonal,
 }
+FIXED = ("raw", "diagonal")  # of ARCHITECTURES, those without width and depth
 
 
 # --- What the architectures are made of. ---
+
+
+class PixelWeights(nn.Module):
+    """A weight for every input: (B, D) -> (B, D)."""
+
+    def __init__(self, num_inputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((num_inputs,), 0.05))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight
 
 
 class VisionTransformer(nn.Module):
@@ -334,6 +382,14 @@ def _features(architecture: Architecture) -> nn.Module:
         f"unknown architecture {architecture.name!r}{'; close to it: ' if near else ''}{', '.join(near)}; "
         f"known are {', '.join(ARCHITECTURES)} and torchvision's classification models"
     )
+
+
+def _refuse_scaling(architecture: Architecture, reason: str) -> None:
+    if architecture.width != 1 or architecture.depth is not None:
+        scalable = ", ".join(name for name in ARCHITECTURES if name not in FIXED)
+        raise ValueError(
+            f"{architecture.name} {reason}; leave width and depth at their defaults, or choose one of {scalable}"
+        )
 
 
 def _scaled(units: int, architecture: Architecture) -> int:

@@ -12,6 +12,7 @@ import importlib
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +28,7 @@ from trainables.spec import Source
 
 Fingerprint = list[tuple[str, int, int]]  # path, size in bytes, time of the last change in ns
 
+CLASS_LIST = re.compile(r"[0-9]{1,6}(-[0-9]{1,6})?(,[0-9]{1,6}(-[0-9]{1,6})?)*")
 FILES_LOOKED_AT = 1_000  # a folder of more pictures is known by the times of its subfolders
 
 
@@ -38,6 +40,7 @@ class Option:
     meaning: str
     choices: tuple[Any, ...] = ()  # empty: any text, or any number in `within`
     within: tuple[float, float] | None = None
+    classes: bool = False  # text that lists classes
     required: bool = False
 
     def problem(self, value: Any) -> str | None:
@@ -47,11 +50,16 @@ class Option:
             if any(type(value) is type(choice) and value == choice for choice in self.choices):
                 return None
             return f"it is one of {', '.join(map(json.dumps, self.choices))}"
+        if value is None and self.default is None:
+            return None
         if self.within:
             low, high = self.within
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             return None if number and low <= value <= high < math.inf else f"it is a number from {low:g} to {high:g}"
-        return None if isinstance(value, str) or value is self.default is None else "it is text"
+        if self.classes:
+            listed = isinstance(value, str) and CLASS_LIST.fullmatch(value)
+            return None if listed else 'it is text that lists classes, such as "0-4,8"'
+        return None if isinstance(value, str) else "it is text"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,17 +261,22 @@ def _module_spec(module: str) -> ModuleSpec | None:
     return spec
 
 
-def trace_views(views: Request) -> Fingerprint:
-    """The files of both views."""
+def trace_bases(request: Request, names: tuple[str, ...]) -> Fingerprint:
+    """The files of the datasets that these options name."""
     rows: Fingerprint = []
-    for side in ("left", "right"):
-        rows += fingerprint(request_for(Source(dataset=views.options[side]), views.prepared))
+    for name in names:
+        rows += fingerprint(request_for(Source(dataset=request.options[name]), request.prepared))
     return rows
 
 
 def shape_of_views(options: Mapping[str, Any]) -> Shape | None:
-    left, right = (declared_shape(Source(dataset=options[side])) for side in ("left", "right"))
-    return reading.domino_shape(left, right) if left and right else None
+    left, right = (declared_shape(Source(dataset=options[side])) for side in reading.VIEWS)
+    return reading.domino_shape(left, right, stacked=options["stacked"]) if left and right else None
+
+
+def shape_in_colour(options: Mapping[str, Any]) -> Shape | None:
+    grey = declared_shape(Source(dataset=options["base"]))
+    return (3, *grey[1:]) if grey else None
 
 
 def _row(path: Path, name: str) -> tuple[str, int, int]:
@@ -347,10 +360,37 @@ CATALOGUE: Mapping[str, Dataset] = {
             ),
             "noise_left": Option(default=0.0, within=(0, 10), meaning="standard deviation; pixels are in [-1, 1]"),
             "noise_right": Option(default=0.6, within=(0, 10), meaning="standard deviation; pixels are in [-1, 1]"),
+            "correlation": Option(
+                default=1.0, within=(0, 1), meaning="chance that the left of two informative views shows the label"
+            ),
+            "left_classes": Option(default=None, classes=True, meaning="classes of the left view, by default all"),
+            "right_classes": Option(default=None, classes=True, meaning="classes of the right view, by default all"),
+            "stacked": Option(default=False, choices=(True, False), meaning="left above right instead of side by side"),
+            "mark": Option(
+                default=None, within=(-1, 1), meaning="brightness of a corner that names the component, by default none"
+            ),
         },
         read=reading.read_dominoes,
-        trace=trace_views,
+        trace=partial(trace_bases, names=reading.VIEWS),
         shape_with=shape_of_views,
+    ),
+    "colored": Dataset(
+        title="a dataset in colours that agree with the label, mostly: ColoredMNIST (constructed)",
+        num_classes=None,
+        shape=(3, 28, 28),
+        options={
+            "base": Option(default="mnist", meaning="dataset of the shapes"),
+            "classes": Option(
+                default="binary",
+                choices=("binary", "all"),
+                meaning="labels: the halves of the base dataset's classes, in red and green, or all classes",
+            ),
+            "label_noise": Option(default=0.25, within=(0, 1), meaning="share of labels that the shape contradicts"),
+            "correlation": Option(default=0.9, within=(0, 1), meaning="chance that the colour agrees with the label"),
+        },
+        read=reading.read_colored,
+        trace=partial(trace_bases, names=("base",)),
+        shape_with=shape_in_colour,
     ),
     "competing_features": Dataset(
         title="a shared and a private feature of two classes, one pixel each (constructed)",

@@ -5,6 +5,8 @@ machine, into arrays that every process maps into its memory:
 
     <cache>/components/<key>/  facts.json  train_images.npy  train_labels.npy  validation_...  test_...
 
+Of constructed data it also holds what each image was made from: train_attribute_<name>.npy, and so on.
+
 The key names the source and the files it was read from. `content` names what was read: results depend on it,
 and it is the same on every machine that has the same data. Of pictures that are too many to decode beforehand it
 names files, sizes and labels only.
@@ -26,8 +28,8 @@ import math
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -82,7 +84,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-CACHE_FORMAT = 1  # raised whenever an entry is written in another way or with other content
+CACHE_FORMAT = 2  # raised whenever an entry is written in another way or with other content
 SPLITS = ("train", "validation", "test")
 CHUNK_BYTES = 2**25  # of images that are held in memory at a time
 
@@ -141,7 +143,14 @@ def load(component: Component) -> ComponentData:
     pictures = None if facts["resident"] else locate(component.source, options_of(component.source))
     train, validation, test = (Split(entry, name, component.image_shape, pictures) for name in SPLITS)
     low, high = facts["value_range"]
-    return ComponentData(component=component, train=train, validation=validation, test=test, value_range=(low, high))
+    return ComponentData(
+        component=component,
+        train=train,
+        validation=validation,
+        test=test,
+        value_range=(low, high),
+        attributes=facts["attributes"],
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +165,7 @@ class ComponentData:
     validation: Split
     test: Split
     value_range: tuple[float, float]
+    attributes: Mapping[str, int] = field(default_factory=dict)  # of constructed data: how many values each may have
 
     def difficulty(self) -> NDArray[np.float64]:
         """(num_train,) how atypical a training example is of its class; larger is harder.
@@ -216,6 +226,19 @@ class Split:
     def labels(self) -> Tensor:
         """(N,) int64."""
         return _mapped(self.entry / f"{self.name}_labels.npy")
+
+    def attribute(self, name: str) -> Tensor:
+        """(N,) int64: what each image was made from, from 0 to below the number in `ComponentData.attributes`.
+
+        Raises:
+            ValueError: the component has no such attribute; the message lists those it has.
+        """
+        path = self.entry / f"{self.name}_attribute_{name}.npy"
+        if not path.exists():
+            prefix = f"{self.name}_attribute_"
+            known = sorted(other.stem.removeprefix(prefix) for other in self.entry.glob(f"{prefix}*.npy"))
+            raise ValueError(f"there is no attribute {name!r}; this component has {', '.join(known) or 'none'}")
+        return _mapped(path)
 
     @cached_property
     def images(self) -> Tensor:
@@ -315,6 +338,8 @@ def _write(source: Source, raw: Raw, folder: Path) -> dict[str, Any]:
     content = hashlib.sha256(json.dumps([form, "uint8", numbers, shape, raw.value_range]).encode())
     for name, (images, indices, labels) in zip(SPLITS, parts, strict=True):
         np.save(folder / f"{name}_labels.npy", labels)
+        for attribute, values in _read_for(name, raw).attributes.items():
+            np.save(folder / f"{name}_attribute_{attribute}.npy", values[indices])
         content.update(labels.astype("<i8").tobytes())
         if not raw.resident:
             assert isinstance(images, Pictures)
@@ -338,6 +363,7 @@ def _write(source: Source, raw: Raw, folder: Path) -> dict[str, Any]:
         "image_shape": shape,
         "value_range": raw.value_range,
         "resident": raw.resident,
+        "attributes": raw.attributes,
         "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
     }
     (folder / "facts.json").write_text(json.dumps(facts, indent=1))
@@ -403,12 +429,10 @@ def divide(source: Source, raw: Raw) -> tuple[Part, Part, Part]:
     own = {"train": raw.train, "validation": raw.validation, "test": raw.test}
     kept = {name: _kept(source, raw, name, part, new_label) for name, part in own.items() if part is not None}
     if raw.validation is None:
-        own["validation"] = raw.train
         kept["train"], kept["validation"] = _parted(source, kept["train"])
     parts: list[Part] = []
     for name in SPLITS:
-        asked, examples = getattr(source, f"{name}_examples"), own[name]
-        assert examples is not None
+        asked, examples = getattr(source, f"{name}_examples"), _read_for(name, raw)
         if asked is not None and asked > len(kept[name]):
             raise ValueError(
                 f"dataset {source.dataset!r}: {name}_examples is {asked}; of these classes it has "
@@ -419,6 +443,12 @@ def divide(source: Source, raw: Raw) -> tuple[Part, Part, Part]:
         parts.append((examples.images, chosen, new_label[examples.labels[chosen]]))
     train, validation, test = parts
     return train, validation, test
+
+
+def _read_for(split: str, raw: Raw) -> Examples:
+    """What was read that the split's examples are positions in."""
+    validation = raw.train if raw.validation is None else raw.validation
+    return {"train": raw.train, "validation": validation, "test": raw.test}[split]
 
 
 def _parted(source: Source, kept: Positions) -> tuple[Positions, Positions]:

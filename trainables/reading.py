@@ -16,7 +16,7 @@ import pickle
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainables.draws import permutation, raw
+from trainables.draws import permutation, raw, uniform
 from trainables.errors import UserError
 from trainables.mixture import apportion
 from trainables.spec import Source, derive_seed
@@ -41,6 +41,22 @@ CONSTRUCTED_SIZES = (
     2_000,
     5_000,
 )  # training, validation and test examples where the source names none
+
+VIEWS = ("left", "right")  # of a domino
+RED_AND_GREEN = ((255, 0, 0), (0, 255, 0))
+# Paul Tol's muted scheme and its grey (Colour schemes, SRON technical note, 2021): told apart by colour-blind readers.
+MUTED_COLOURS = (
+    (51, 34, 136),  # indigo
+    (136, 204, 238),  # cyan
+    (68, 170, 153),  # teal
+    (17, 119, 51),  # green
+    (153, 153, 51),  # olive
+    (221, 204, 119),  # sand
+    (204, 102, 119),  # rose
+    (136, 34, 85),  # wine
+    (170, 68, 153),  # purple
+    (221, 221, 221),  # pale grey
+)
 
 
 class DataError(UserError):
@@ -72,6 +88,7 @@ class Examples:
 
     images: Images | Pictures
     labels: Labels
+    attributes: Mapping[str, Labels] = field(default_factory=dict)  # what each image was made from, by name
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -88,6 +105,7 @@ class Raw:
     class_names: tuple[str, ...] = ()  # where the files name them
     value_range: tuple[float, float] = PIXEL_RANGE
     resident: bool = True  # False: the pictures are decoded anew whenever they are asked for
+    attributes: Mapping[str, int] = field(default_factory=dict)  # how many values each attribute may have
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -454,58 +472,134 @@ def read_dominoes(request: Request) -> Raw:
     """Two views side by side, each a noisy image of a class; an uninformative one shows a random class.
 
     Labels are balanced. Each split is made of the images of that split of the base datasets, so what the test
-    shows was never trained on. Noise is drawn once per example.
+    shows was never trained on. Noise is drawn once per example. With a `correlation` below 1, the left of two
+    informative views shows the label's class that often and otherwise one of the others, all equally likely.
 
-    Source: SCIENCE 1.6, after Shah et al. (2020), arXiv:2006.07710.
+    The classes of each view can be chosen, and then stand for the dominoes' classes in the order given.
+
+    Attributes: `left` and `right`, the class of the dominoes that the view shows.
+
+    Raises:
+        ValueError: a view is no ordinary dataset, the views have different numbers of classes, or a correlation is
+            asked for that they cannot have.
+        DataError: a split of a dataset has no image of a class.
+
+    Source: SCIENCE 1.6, after Shah et al. (2020), arXiv:2006.07710; correlations after Kirichenko et al. (2023),
+        arXiv:2204.02937.
     """
     options = request.options
-    bases = {side: request.prepared(Source(dataset=options[side])) for side in ("left", "right")}
-    for side, base in bases.items():
-        if not base.resident or base.value_range != PIXEL_RANGE:
-            raise ValueError(f"dominoes: {side} is {options[side]!r}; it must be an ordinary set of images in memory")
-    if bases["left"].num_classes != bases["right"].num_classes:
-        counts = " and ".join(f"{options[side]!r} has {base.num_classes}" for side, base in bases.items())
-        raise ValueError(f"dominoes: both views need the same number of classes; {counts}")
-    low, high = (-3.0, 3.0) if options["noise_left"] or options["noise_right"] else PIXEL_RANGE
+    bases = {side: _base(request, "dominoes", side) for side in VIEWS}
+    left, right = (len(_classes_of_view(options, side, base)) for side, base in bases.items())
+    if left != right:
+        raise ValueError(
+            f"dominoes: both views need the same number of classes; {options['left']!r} has {left} and "
+            f"{options['right']!r} has {right}; choose some with `left_classes` and `right_classes`"
+        )
+    if options["correlation"] != 1 and (options["informative"] != "both" or left == 1):
+        raise ValueError(
+            f"dominoes: correlation is {options['correlation']:g} with informative {options['informative']!r} and "
+            f"{left} classes; below 1 it needs two informative views and two classes or more"
+        )
+    value_range = (-3.0, 3.0) if options["noise_left"] or options["noise_right"] else PIXEL_RANGE
     train, validation, test = (
-        _dominoes(request, bases, split, count, (low, high))
+        _dominoes(request, bases, split, count, value_range)
         for split, count in zip(("train", "validation", "test"), request.sizes(), strict=True)
     )
-    num_classes = bases["left"].num_classes
-    return Raw(train=train, validation=validation, test=test, num_classes=num_classes, value_range=(low, high))
+    return Raw(
+        train=train,
+        validation=validation,
+        test=test,
+        num_classes=left,
+        value_range=value_range,
+        attributes=dict.fromkeys(VIEWS, left),
+    )
 
 
-def domino_shape(left: Shape, right: Shape) -> Shape:
-    """Of two views side by side, each brought to the size of the larger."""
+def domino_shape(left: Shape, right: Shape, *, stacked: bool = False) -> Shape:
+    """Of two views side by side, or left above right, each brought to the size of the larger."""
     channels, height, width = (max(pair) for pair in zip(left, right, strict=True))
-    return channels, height, 2 * width
+    return (channels, 2 * height, width) if stacked else (channels, height, 2 * width)
+
+
+def listed_classes(text: str) -> tuple[int, ...]:
+    """The classes that a text such as `0-4,8` lists, in its order; `4-0` counts down."""
+    ranges = ([int(end) for end in part.split("-")] for part in text.split(","))
+    return tuple(c for ends in ranges for c in _counted(ends[0], ends[-1]))
+
+
+def _counted(first: int, last: int) -> range:
+    return range(first, last + 1) if first <= last else range(first, last - 1, -1)
+
+
+def _classes_of_view(options: Mapping[str, Any], side: str, base: Raw) -> Labels:
+    """(C,) the class of the base dataset that the view shows for each class of the dominoes."""
+    text = options[f"{side}_classes"]
+    classes = None if text is None else listed_classes(text)
+    return np.asarray(wanted_classes(Source(dataset=options[side], classes=classes), base.num_classes), np.int64)
+
+
+def _base(request: Request, dataset: str, option: str) -> Raw:
+    """The dataset that an option names, as the material of `dataset`."""
+    base = request.prepared(Source(dataset=request.options[option]))
+    if not base.resident or base.value_range != PIXEL_RANGE:
+        raise ValueError(
+            f"{dataset}: {option} is {request.options[option]!r}; it must be an ordinary set of images in memory"
+        )
+    return base
 
 
 def _dominoes(
     request: Request, bases: Mapping[str, Raw], split: str, count: int, value_range: tuple[float, float]
 ) -> Examples:
     options = request.options
-    informative = options["informative"]
+    informative, correlation, mark = options["informative"], float(options["correlation"]), options["mark"]
+    # Draws differ between dominoes that differ in these. At their defaults they are not named: they came later.
+    later = [f"correlation {correlation}"] if correlation != 1 else []
+    later += [f"{side} {listed_classes(text)}" for side in VIEWS if (text := options[f"{side}_classes"]) is not None]
+    later += [f"mark {float(mark)}"] if mark is not None else []
 
     def seed(*purpose: str) -> int:
-        return derive_seed(0, "dominoes", options["left"], options["right"], informative, split, *purpose)
+        return derive_seed(0, "dominoes", options["left"], options["right"], informative, *later, split, *purpose)
 
-    num_classes = bases["left"].num_classes
-    classes = np.asarray(wanted_classes(request.source, num_classes))
-    labels = classes[np.arange(count) % len(classes)]
-    views = []
+    classes = {side: _classes_of_view(options, side, base) for side, base in bases.items()}
+    num_classes = len(classes["left"])
+    labels = _balanced(wanted_classes(request.source, num_classes), count)
+    views, attributes = [], {}
     parts = {side: getattr(base, split) for side, base in bases.items()}
-    _, height, width = shape = domino_shape(parts["left"].images.shape[1:], parts["right"].images.shape[1:])
+    shape = domino_shape(parts["left"].images.shape[1:], parts["right"].images.shape[1:])
+    channels, height, width = shape[0], shape[1], shape[2] // 2
     for side, part in parts.items():
         shown = labels
         if informative not in (side, "both"):
             shown = (raw(seed(side, "class"), count) % np.uint64(num_classes)).astype(np.int64)
-        if (absent := np.setdiff1d(shown, part.labels)).size:
+        elif side == "left" and correlation != 1:
+            shown = _agreeing(labels, num_classes, correlation, seed(side, "agreement"), seed(side, "class"))
+        of_base = classes[side][shown]
+        if (absent := np.setdiff1d(of_base, part.labels)).size:
             raise DataError(f"dominoes: the {split} split of {options[side]!r} has no image of class {absent[0]}")
-        chosen = _one_of_each(part.labels, shown, raw(seed(side, "image"), count))
-        images = reshaped(part.images, (shape[0], height, width // 2))[chosen]
+        chosen = _one_of_each(part.labels, of_base, raw(seed(side, "image"), count))
+        images = reshaped(part.images[chosen], (channels, height, width))
         views.append(_noisy(images, options[f"noise_{side}"], seed(side, "noise"), value_range))
-    return Examples(np.concatenate(views, axis=3), labels)
+        attributes[side] = shown
+    dominoes = np.concatenate(views, axis=2 if options["stacked"] else 3)
+    if mark is not None:
+        block = max(1, height // 4)
+        dominoes[:, :, :block, :block] = _encoded(np.float64(mark), value_range)
+    return Examples(dominoes, labels, attributes)
+
+
+def _balanced(classes: Sequence[int], count: int) -> Labels:
+    """(count,) each of the classes in turn."""
+    return np.asarray(classes, np.int64)[np.arange(count) % len(classes)]
+
+
+def _agreeing(labels: Labels, num_classes: int, chance: float, agreement: int, others: int) -> Labels:
+    """(N,) the label itself with this chance, and otherwise one of the other classes, all equally likely.
+
+    `agreement` seeds when, `others` which.
+    """
+    other = 1 + (raw(others, len(labels)) % np.uint64(num_classes - 1)).astype(np.int64)
+    return np.where(uniform(agreement, len(labels)) < chance, labels, (labels + other) % num_classes)
 
 
 def _one_of_each(labels: Labels, classes: Labels, bits: NDArray[np.uint64]) -> NDArray[np.int64]:
@@ -520,7 +614,6 @@ def _noisy(images: Images, sigma: float, seed: int, value_range: tuple[float, fl
     from scipy.special import ndtri
 
     bits = np.random.PCG64(seed)
-    low, high = value_range
     noisy = np.empty_like(images)
     for start in range(0, len(images), 1024):
         pixels = images[start : start + 1024] * (2 / 255) - 1
@@ -528,8 +621,79 @@ def _noisy(images: Images, sigma: float, seed: int, value_range: tuple[float, fl
             # The middle of each of 2**53 intervals, so that 0 and 1 do not occur.
             uniform = (_bits(bits, pixels.size) >> np.uint64(11)) * 2.0**-53 + 2.0**-54
             pixels += sigma * ndtri(uniform).reshape(pixels.shape)
-        noisy[start : start + 1024] = np.rint((pixels.clip(low, high) - low) * (255 / (high - low)))
+        noisy[start : start + 1024] = _encoded(pixels, value_range)
     return noisy
+
+
+def _encoded(pixels: Any, value_range: tuple[float, float]) -> Any:
+    """The bytes, as floats, that stand for pixels; those out of range are clipped to it."""
+    low, high = value_range
+    return np.rint((pixels.clip(low, high) - low) * (255 / (high - low)))
+
+
+def read_colored(request: Request) -> Raw:
+    """Grey images on black, tinted in a colour that tells the label about as well as the shape does.
+
+    The base dataset's classes are the labels, or, with `binary`, its first and second half are. The shape shows
+    the label's class but for a share of `label_noise`, the colour agrees with the label with the chance of
+    `correlation`, and otherwise each shows one of the other classes, all equally likely. The two are independent
+    given the label. Labels are balanced, and each split is made of the images of that split of the base dataset.
+
+    Attributes: `colour`, by the number of the label that it agrees with, and `shape`, the label before its noise.
+
+    Raises:
+        ValueError: the base is no ordinary dataset, or it has fewer than two classes or more than there are colours.
+        DataError: a split of the base has no image of a class.
+
+    Source: Arjovsky et al. (2019), arXiv:1907.02893, section 5.1; there red and green stand for the halves, the
+        noise is 0.25, and the correlation 0.9 and 0.8 in training and 0.1 in the test.
+    """
+    base = _base(request, "colored", "base")
+    binary = request.options["classes"] == "binary"
+    colours = RED_AND_GREEN if binary else MUTED_COLOURS
+    if base.num_classes < 2 or (not binary and base.num_classes > len(colours)):
+        raise ValueError(
+            f"colored: {request.options['base']!r} has {base.num_classes} classes; there are {len(colours)} colours, "
+            "and it takes two classes or more"
+        )
+    classes = np.arange(base.num_classes)
+    label_of_class = 2 * classes // base.num_classes if binary else classes
+    train, validation, test = (
+        _colored(request, getattr(base, split), split, count, label_of_class, np.asarray(colours))
+        for split, count in zip(("train", "validation", "test"), request.sizes(), strict=True)
+    )
+    num_classes = int(label_of_class.max()) + 1
+    attributes = {"colour": num_classes, "shape": num_classes}
+    return Raw(train=train, validation=validation, test=test, num_classes=num_classes, attributes=attributes)
+
+
+def _colored(
+    request: Request,
+    part: Examples,
+    split: str,
+    count: int,
+    label_of_class: Labels,
+    colours: NDArray[np.int64],
+) -> Examples:
+    options = request.options
+    noise, correlation = float(options["label_noise"]), float(options["correlation"])
+
+    def seed(*purpose: str) -> int:
+        named = (options["base"], options["classes"], f"{noise} {correlation}")
+        return derive_seed(0, "colored", *named, split, *purpose)
+
+    num_classes = int(label_of_class.max()) + 1
+    labels = _balanced(wanted_classes(request.source, num_classes), count)
+    shape = _agreeing(labels, num_classes, 1 - noise, seed("shape", "agreement"), seed("shape", "class"))
+    colour = _agreeing(labels, num_classes, correlation, seed("colour", "agreement"), seed("colour", "class"))
+    shapes = label_of_class[part.labels]
+    if (absent := np.setdiff1d(shape, shapes)).size:
+        raise DataError(f"colored: the {split} split of {options['base']!r} has no image of class {absent[0]}")
+    chosen = _one_of_each(shapes, shape, raw(seed("image"), count))
+    assert not isinstance(part.images, Pictures)
+    grey = reshaped(part.images[chosen], (1, *part.images.shape[2:])).astype(np.uint16)
+    tints = colours.astype(np.uint16)[colour][:, :, None, None]  # (N, 3, 1, 1)
+    return Examples(((grey * tints + 127) // 255).astype(np.uint8), labels, {"colour": colour, "shape": shape})
 
 
 def read_competing_features(request: Request) -> Raw:
@@ -538,6 +702,8 @@ def read_competing_features(request: Request) -> Raw:
     The label y is -1 or +1 with equal chances; the left pixel equals y with probability q, and the right
     pixel equals y with probability p, or is a fair coin where `private` is false. Every split holds the
     population itself: the counts of its eight atoms, exact up to rounding.
+
+    Attributes: `shared` and `private`, 1 where the pixel is +1.
 
     Source: SCIENCE 1.4.
     """
@@ -551,10 +717,12 @@ def read_competing_features(request: Request) -> Raw:
         counts = list(apportion(chances, count).values())
         values = np.asarray(list(atoms.values()))
         images = np.where(values[:, 1:] > 0, 255, 0).astype(np.uint8)[:, None, None, :]  # (8, 1, 1, 2)
-        return _examples(np.repeat(images, counts, axis=0), np.repeat(values[:, 0] > 0, counts))
+        label, shared, private = np.repeat(values > 0, counts, axis=0).T.astype(np.int64)
+        return Examples(np.repeat(images, counts, axis=0), label, {"shared": shared, "private": private})
 
     train, validation, test = (split(count) for count in request.sizes())
-    return Raw(train=train, validation=validation, test=test, num_classes=2)
+    attributes = {"shared": 2, "private": 2}
+    return Raw(train=train, validation=validation, test=test, num_classes=2, attributes=attributes)
 
 
 # Parts of readers ---------------------------------------------------------------------------------
@@ -596,9 +764,11 @@ def _examples(images: Any, labels: Any) -> Examples:
 
 def _taken(examples: Examples, indices: NDArray[np.int64]) -> Examples:
     images = examples.images
+    attributes = {name: values[indices] for name, values in examples.attributes.items()}
     if isinstance(images, Pictures):
-        return Examples(Pictures(images.root, images.names[indices], images.shape), examples.labels[indices])
-    return Examples(images[indices], examples.labels[indices])
+        pictures = Pictures(images.root, images.names[indices], images.shape)
+        return Examples(pictures, examples.labels[indices], attributes)
+    return Examples(images[indices], examples.labels[indices], attributes)
 
 
 def _bits(generator: np.random.PCG64, count: int) -> NDArray[np.uint64]:

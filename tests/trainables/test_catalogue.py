@@ -50,6 +50,12 @@ def test_a_malformed_name_of_code_is_an_error(name):
         ("emnist", {"split": "greek"}, 'option \'split\' is "greek"; it is one of "balanced", "letters"'),
         ("dominoes", {"noise_left": -1}, "option 'noise_left' is -1; it is a number from 0 to 10"),
         ("dominoes", {"noise_left": "much"}, "option 'noise_left' is \"much\"; it is a number"),
+        ("dominoes", {"correlation": None}, "option 'correlation' is null; it is a number from 0 to 1"),
+        ("dominoes", {"mark": 2}, "option 'mark' is 2; it is a number from -1 to 1"),
+        ("dominoes", {"left_classes": 4}, "option 'left_classes' is 4; it is text that lists classes, such as"),
+        ("dominoes", {"left_classes": "4-"}, "option 'left_classes' is \"4-\"; it is text that lists classes"),
+        ("colored", {"classes": "none"}, 'option \'classes\' is "none"; it is one of "binary", "all"'),
+        ("colored", {"base": "minst"}, "unknown dataset 'minst'; did you mean 'mnist'?"),
         ("competing_features", {"q": 1.5}, "option 'q' is 1.5; it is a number from 0 to 1"),
         ("competing_features", {"q": True}, "option 'q' is true; it is a number"),
         ("competing_features", {"private": 1}, "option 'private' is 1; it is one of true, false"),
@@ -76,6 +82,17 @@ def test_options_have_defaults():
         "informative": "both",
         "noise_left": 0.0,
         "noise_right": 0,
+        "correlation": 1.0,
+        "left_classes": None,
+        "right_classes": None,
+        "stacked": False,
+        "mark": None,
+    }
+    assert options_of(source("colored")) == {
+        "base": "mnist",
+        "classes": "binary",
+        "label_noise": 0.25,
+        "correlation": 0.9,
     }
 
 
@@ -140,9 +157,11 @@ def test_the_option_root_replaces_the_data_folder(tmp_path, absolute):
     assert known(source("semeion", root=root)) is None
 
 
-def test_data_that_a_view_of_dominoes_needs_is_missing_too():
+def test_data_that_constructed_images_need_is_missing_too():
     with pytest.raises(DataError, match=r"svhn: no train_32x32.mat"):
         known(source("dominoes", right="svhn"))
+    with pytest.raises(DataError, match="mnist: no MNIST/raw/train-images-idx3-ubyte"):
+        known(source("colored"))
 
 
 def test_a_missing_picture_folder_is_named(tmp_path):

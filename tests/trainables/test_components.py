@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
+from trainables.catalogue import CATALOGUE, Dataset
 from trainables.components import (
     DataError,
     cache_root,
@@ -306,6 +307,9 @@ def test_halving_an_image_averages_its_pixels(plugin):
         (Source(dataset="mnist"), (1, 28, 28)),
         (Source(dataset="cifar10", channels=1, image_size=(8, 16)), (1, 8, 16)),
         (Source(dataset="dominoes", options='{"left": "cifar10"}'), (3, 32, 64)),
+        (Source(dataset="dominoes", options='{"left": "cifar10", "stacked": true}'), (3, 64, 32)),
+        (Source(dataset="colored"), (3, 28, 28)),
+        (Source(dataset="colored", options='{"base": "usps"}'), (3, 16, 16)),
         (Source(dataset="image_folder", options='{"root": "/nowhere"}'), (3, 64, 64)),
         (Source(dataset="imagenet", image_size=(64, 64)), (3, 64, 64)),
     ],
@@ -442,6 +446,50 @@ def test_the_cache_follows_the_settings_of_the_user(tmp_path, monkeypatch):
     assert data_root() is None
     monkeypatch.setenv("BOTTLENECK_DATA", str(tmp_path))
     assert data_root() == tmp_path
+
+
+# Attributes ---------------------------------------------------------------------------------------
+
+
+def with_attributes(num_train, num_test):
+    """A dataset of three classes whose every image tells its number, which is also its attribute."""
+
+    def part(count):
+        plain = examples(np.arange(count) % 3)
+        return Examples(plain.images, plain.labels, {"number": np.arange(count)})
+
+    raw = Raw(train=part(num_train), test=part(num_test), num_classes=3, attributes={"number": num_train})
+    return Dataset(title="made for a test", num_classes=3, shape=(1, 1, 2), read=lambda request: raw)
+
+
+def test_attributes_stay_with_their_images_whatever_is_selected(monkeypatch):
+    monkeypatch.setitem(CATALOGUE, "numbered", with_attributes(90, 60))
+    for fields in ({}, {"classes": (2, 0)}, {"classes": (1,), "train_examples": 7, "test_examples": 5}):
+        data = load(prepare(Source(dataset="numbered", **fields)))
+        assert data.attributes == {"number": 90}
+        for split in (data.train, data.validation, data.test):
+            assert_array_equal(split.attribute("number"), split.images[:, 0, 0, 0])
+            assert str(split.attribute("number").dtype) == "torch.int64"
+
+
+def test_an_attribute_that_a_component_lacks_is_an_error_that_lists_those_it_has(monkeypatch):
+    monkeypatch.setitem(CATALOGUE, "numbered", with_attributes(90, 60))
+    with pytest.raises(ValueError, match="there is no attribute 'colour'; this component has number"):
+        load(prepare(Source(dataset="numbered"))).test.attribute("colour")
+    digits = load(prepare(Source(dataset="digits")))
+    assert digits.attributes == {}
+    with pytest.raises(ValueError, match="there is no attribute 'colour'; this component has none"):
+        digits.train.attribute("colour")
+
+
+def test_an_entry_without_its_attributes_is_made_again(cache):
+    source = Source(dataset="competing_features", train_examples=8)
+    component = prepare(source)
+    (path,) = cache.glob("components/*/test_attribute_private.npy")
+    path.unlink()
+    assert known(source) is None
+    assert prepare(source) == component
+    assert len(load(component).test.attribute("private")) == component.num_test
 
 
 # Difficulty ---------------------------------------------------------------------------------------

@@ -8,11 +8,15 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from PIL import Image
 
+from trainables.catalogue import CATALOGUE, Dataset
 from trainables.components import DataError, known, load, prepare
 from trainables.draws import permutation
+from trainables.reading import MUTED_COLOURS, RED_AND_GREEN, Examples, Raw, listed_classes
 from trainables.spec import Source
 
 
@@ -424,6 +428,126 @@ def test_views_of_dominoes_come_to_the_size_of_the_larger(data):
     assert component.image_shape == (1, 28, 56)
 
 
+@pytest.mark.parametrize(
+    ("options", "classes", "content"),
+    [
+        ({}, None, "547bce18ad3c7c5c4aa7ba9ac43522e4e931494b24ccfcc01c702d9eb30420ec"),
+        ({"informative": "right"}, None, "af03144f6960d83b22b6884f1c7f0d896fdf00deec589d9f0a6eaf53cd508eac"),
+        ({"informative": "right"}, (7, 3), "f74bce7a72bd22a4c36b462a238c3e0b44567c5720a4122d1b7eee89ed1c1676"),
+        ({"noise_right": 0}, (7, 3), "eb077fcb954b1ec3648fef9242664b906450fff295aae5347d1ff169ec0bde12"),
+    ],
+)
+def test_the_content_of_dominoes_is_the_same_on_every_machine_and_in_every_version(options, classes, content):
+    sizes = {"train_examples": 300, "validation_examples": 60, "test_examples": 70}
+    assert prepare(source("dominoes", options, classes=classes, **sizes)).content == content
+    said = {"correlation": 1, "left_classes": None, "right_classes": None, "stacked": False, "mark": None}
+    assert prepare(source("dominoes", options | said, classes=classes, **sizes)).content == content
+
+
+def test_views_of_any_two_datasets_are_brought_together(data, monkeypatch):
+    write_mnist(data / "MNIST" / "raw", MNIST, np.arange(300) % 10)
+    # Twelve classes of 9 x 40 pixels: the blue of all pixels of an image is ten times its class.
+    labels = np.arange(240) % 12
+    images = np.zeros((240, 3, 9, 40), np.uint8)
+    images[:, 2] = 10 * labels[:, None, None]
+    splits = dict.fromkeys(("train", "validation", "test"), Examples(images, labels))
+    blues = Raw(**splits, num_classes=12)
+    made_here = Dataset(title="blues", num_classes=12, shape=(3, 9, 40), read=lambda request: blues)
+    monkeypatch.setitem(CATALOGUE, "blues", made_here)
+    options = {"left": "mnist", "right": "blues", "right_classes": "11-2", "noise_right": 0}
+    made = prepare(source("dominoes", options, train_examples=40, validation_examples=10, test_examples=30))
+    assert (made.num_classes, made.image_shape) == (10, (3, 28, 80))
+    for image, label in load(made).train:
+        assert image[2, :, 40:].unique().tolist() == [10 * (11 - label)]
+        assert (image[0, :, :40] == image[2, :, :40]).all()
+        assert image[:2, :, 40:].max() == 0
+
+
+def test_a_view_shows_the_classes_that_are_listed_for_it_in_their_order():
+    made = load(prepare(dominoes(200, left_classes="3,9-8", right_classes="0-2", noise_right=0)))
+    digits = load(prepare(Source(dataset="digits")))
+    assert made.component.num_classes == 3
+    left, right = shown(made.train, digits.train).T
+    assert_array_equal(left, np.array([3, 9, 8])[made.train.labels])
+    assert_array_equal(right, made.train.labels)
+
+
+@given(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 200)), min_size=1, max_size=5))
+def test_a_list_of_classes_holds_every_class_from_end_to_end(ranges):
+    classes = listed_classes(",".join(f"{first}-{last}" for first, last in ranges))
+    assert len(classes) == sum(abs(first - last) + 1 for first, last in ranges)
+    assert (classes[0], classes[-1]) == (ranges[0][0], ranges[-1][1])
+    assert listed_classes(",".join(map(str, classes))) == classes
+
+
+@pytest.mark.parametrize("correlation", [0, 0.5, 0.95])
+def test_the_left_view_agrees_with_the_label_as_often_as_asked_for(correlation):
+    made = load(prepare(dominoes(4000, correlation=correlation, noise_right=0)))
+    digits = load(prepare(Source(dataset="digits")))
+    labels = made.train.labels.numpy()
+    left, right = shown(made.train, digits.train).T
+    assert_array_equal(right, labels)
+    assert_array_equal(left, made.train.attribute("left"))
+    # Five standard deviations of 4000 draws: 5 sqrt(1/4 / 4000).
+    assert (left == labels).mean() == pytest.approx(correlation, abs=0.04 * (correlation > 0))
+    # The nine other classes, told by their distance from the label, are equally likely: chi-square, 8 degrees.
+    distance = np.bincount((left - labels)[left != labels] % 10, minlength=10)[1:]
+    assert ((distance - distance.mean()) ** 2 / distance.mean()).sum() < 43
+
+
+def test_dominoes_of_other_correlations_classes_or_marks_are_drawn_independently():
+    changes = ({}, {"correlation": 0.9}, {"correlation": 0.8}, {"left_classes": "0-9"}, {"mark": 1}, {"mark": -1})
+    views = [
+        load(prepare(dominoes(1000, noise_right=0, **change))).train.images[..., 8:].flatten(1) for change in changes
+    ]
+    for i, one in enumerate(views):
+        for other in views[:i]:
+            assert (one == other).all(1).float().mean() < 0.05  # by chance one in a hundred
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"informative": "right", "correlation": 0.5}, "correlation is 0.5 with informative 'right' and 10 classes"),
+        ({"left_classes": "1", "right_classes": "7", "correlation": 0}, "informative 'both' and 1 classes; .* two"),
+        ({"left_classes": "0-4"}, "'digits' has 5 and 'digits' has 10; choose some with `left_classes`"),
+        ({"left_classes": "0-10"}, "dataset 'digits' has no class 10"),
+        ({"left_classes": "0,0"}, "name one or more, each once"),
+    ],
+)
+def test_views_and_correlations_that_cannot_be_are_errors(options, message):
+    with pytest.raises(ValueError, match=message):
+        prepare(dominoes(10, **options))
+
+
+def test_stacked_dominoes_are_the_same_views_one_above_the_other():
+    beside, stacked = (load(prepare(dominoes(50, noise_left=0.1, stacked=stacked))) for stacked in (False, True))
+    assert stacked.component.image_shape == (1, 16, 8)
+    assert_array_equal(stacked.train.images[:, :, :8], beside.train.images[..., :8])
+    assert_array_equal(stacked.train.images[:, :, 8:], beside.train.images[..., 8:])
+
+
+@pytest.mark.parametrize(("noise", "mark", "byte"), [(0, 1, 255), (0, -1, 0), (0.6, 1, 170), (0.6, -1.0, 85)])
+def test_a_mark_fills_the_upper_left_corner_of_every_image(noise, mark, byte):
+    # With noise, bytes 0 to 255 are -3 to 3, so that 1 is two thirds of the way.
+    made = load(prepare(dominoes(100, noise_left=noise, noise_right=noise, mark=mark)))
+    for split in (made.train, made.validation, made.test):
+        assert split.images[:, 0, :2, :2].unique().tolist() == [byte]
+        assert len(split.images[:, 0, 2, :2].unique()) > 1
+        assert len(split.images[:, 0, :2, 2].unique()) > 1
+
+
+def test_dominoes_know_what_each_view_shows():
+    made = load(prepare(dominoes(300, informative="right", noise_right=0)))
+    digits = load(prepare(Source(dataset="digits")))
+    assert made.attributes == {"left": 10, "right": 10}
+    for name in ("train", "validation", "test"):
+        split = getattr(made, name)
+        for side, view in zip(("left", "right"), shown(split, getattr(digits, name)).T, strict=True):
+            assert_array_equal(split.attribute(side), view)
+        assert_array_equal(split.attribute("right"), split.labels)
+
+
 def test_a_class_that_a_view_cannot_show_is_an_error(mnist):
     with pytest.raises(DataError, match=r"the \w+ split of 'mnist' has no image of class \d"):
         prepare(source("dominoes", {"right": "mnist"}))
@@ -437,6 +561,67 @@ def test_views_must_have_the_same_number_of_classes():
 def test_views_are_ordinary_images():
     with pytest.raises(ValueError, match="right is 'dominoes'; it must be an ordinary set of images"):
         prepare(source("dominoes", {"right": "dominoes"}))
+
+
+def colored(train=4000, **options):
+    return source("colored", {"base": "digits"} | options, train_examples=train)
+
+
+@pytest.mark.parametrize(("classes", "palette"), [("binary", RED_AND_GREEN), ("all", MUTED_COLOURS)])
+def test_colored_images_are_grey_ones_of_their_split_in_the_colour_they_know(classes, palette):
+    made, digits = load(prepare(colored(500, classes=classes))), load(prepare(Source(dataset="digits")))
+    assert made.value_range == (-1.0, 1.0)
+    assert made.component.image_shape == (3, 8, 8)
+    values = 2 if classes == "binary" else 10
+    assert made.attributes == {"colour": values, "shape": values}
+    for name in ("train", "validation", "test"):
+        split, own = getattr(made, name), getattr(digits, name)
+        for colour in range(values):
+            # Each of the split's grey images in this colour, by hand in floating point, and the class it is of.
+            tint = np.array(palette[colour]).reshape(3, 1, 1)
+            class_of = {np.rint(image.numpy() * tint / 255).astype(np.uint8).tobytes(): c for image, c in own}
+            of_colour = split.attribute("colour").numpy() == colour
+            found = np.array([class_of[image.tobytes()] for image in split.images.numpy()[of_colour]])
+            assert_array_equal(found // 5 if classes == "binary" else found, split.attribute("shape")[of_colour])
+
+
+@pytest.mark.parametrize(
+    ("classes", "noise", "correlation"), [("binary", 0.25, 0.9), ("binary", 0, 0.1), ("all", 0.25, 0.5), ("all", 0, 1)]
+)
+def test_shape_and_colour_tell_the_label_as_often_as_asked_for(classes, noise, correlation):
+    train = load(prepare(colored(classes=classes, label_noise=noise, correlation=correlation))).train
+    labels = train.labels.numpy()
+    shape, colour = (train.attribute(name).numpy() == labels for name in ("shape", "colour"))
+    assert len(set(Counter(labels.tolist()).values())) == 1
+    # Five standard deviations of 4000 draws, as above.
+    assert shape.mean() == pytest.approx(1 - noise, abs=0.04 * (noise > 0))
+    assert colour.mean() == pytest.approx(correlation, abs=0.04 * (correlation < 1))
+    assert (shape & colour).mean() == pytest.approx((1 - noise) * correlation, abs=0.04)  # independent given the label
+
+
+def test_colored_images_of_other_chances_are_drawn_independently():
+    one, other = (load(prepare(colored(1000, correlation=c))).train.images.amax(1).flatten(1) for c in (0.9, 0.8))
+    assert (one == other).all(1).float().mean() < 0.02
+
+
+def test_the_content_of_colored_images_is_the_same_on_every_machine():
+    made = prepare(source("colored", {"base": "digits"}, train_examples=300, validation_examples=60, test_examples=70))
+    assert made.content == "cf761056c1b828543b1094fc4f6b0065e0e88a7bd83fc432011923faec456e67"
+
+
+def test_colored_images_take_an_ordinary_dataset_of_as_many_classes_as_there_are_colours(data):
+    write_cifar100(data / "cifar-100-python")
+    with pytest.raises(ValueError, match="'cifar100_subset' has 100 classes; there are 10 colours"):
+        prepare(source("colored", {"base": "cifar100_subset", "classes": "all"}))
+    halves = {"base": "cifar100_subset"}
+    assert prepare(source("colored", halves, train_examples=9, test_examples=9)).image_shape == (3, 32, 32)
+    with pytest.raises(ValueError, match="colored: base is 'dominoes'; it must be an ordinary set of images"):
+        prepare(source("colored", {"base": "dominoes"}))
+
+
+def test_a_shape_that_a_split_lacks_is_an_error(mnist):
+    with pytest.raises(DataError, match=r"colored: the \w+ split of 'mnist' has no image of class \d"):
+        prepare(source("colored", {"classes": "all"}))
 
 
 def test_competing_features_are_the_population_itself():
@@ -460,6 +645,15 @@ def test_without_its_private_feature_the_right_pixel_is_a_fair_coin():
     found = Counter((*image.flatten().tolist(), label) for image, label in data.train)
     assert set(found.values()) == {100}
     assert set(found) == {(255, 0, 1), (255, 255, 1), (0, 0, 0), (0, 255, 0)}
+
+
+def test_competing_features_know_which_pixels_are_on():
+    data = load(prepare(source("competing_features", train_examples=100, validation_examples=50, test_examples=70)))
+    assert data.attributes == {"shared": 2, "private": 2}
+    for split in (data.train, data.validation, data.test):
+        on = split.images[:, 0, 0] == 255
+        assert_array_equal(split.attribute("shared"), on[:, 0])
+        assert_array_equal(split.attribute("private"), on[:, 1])
 
 
 def test_the_content_of_competing_features_is_the_same_on_every_machine():
