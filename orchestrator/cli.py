@@ -383,10 +383,10 @@ def _price_json(found: Price) -> dict[str, Any]:
 
 
 def _price_lines(found: Price, planned: Plan) -> list[tuple[str, str]]:
-    unique = (
-        f"{found.stages:,} unique stages: {found.pretrainings:,} pretrainings, {found.baselines:,} direct baselines, "
-        f"{found.initialisations:,} random initialisations, {found.probes:,} probes"
-    )
+    from orchestrator.plan import STAGE_COUNTS
+
+    counts = {spoken: getattr(found, name) for name, spoken in STAGE_COUNTS.items()}
+    unique = f"{found.stages:,} unique stages: " + ", ".join(f"{n:,} {spoken}" for spoken, n in counts.items() if n)
     return [
         ("trials", f"{found.trials:,} with {_seeds(planned)}"),
         ("work", unique),
@@ -394,7 +394,18 @@ def _price_lines(found: Price, planned: Plan) -> list[tuple[str, str]]:
         ("stored", f"{found.stored:,} of them are in the store"),
         ("to do", f"{found.examples:,} examples, about {found.flops:.2e} FLOPs"),
         ("saved", f"{100 * found.share_saved:.1f} % of the arithmetic of running every trial alone"),
+        ("detects", _detects(len(planned.sweep.seeds))),
     ]
+
+
+def _detects(seeds: int) -> str:
+    """The smallest gap that so many seeds can tell from 0."""
+    from orchestrator.plan import detectable
+
+    found = detectable(seeds)
+    if found is None:
+        return "nothing about other seeds: with one seed there is no seed uncertainty"
+    return f"gaps from {found:.1f} times their standard deviation over seeds on (80 % power, two-sided 5 %)"
 
 
 def _assignment_row(assignment: Assignment) -> tuple[str, ...]:
@@ -423,9 +434,9 @@ def _print_pairs(title: str, pairs: Sequence[tuple[str, str]]) -> None:
 
 
 def _print_gaps(table: pd.DataFrame) -> None:
-    from orchestrator.analysis.gaps import summary_rows
+    from orchestrator.analysis.gaps import primary, summary_rows
 
-    header, *rows = summary_rows(table)
+    header, *rows = summary_rows(primary(table))
     _print_table(header, rows)
 
 
@@ -437,7 +448,8 @@ def _telling_columns(table: pd.DataFrame) -> list[str]:
     from orchestrator.analysis.gaps import varying_axes
 
     measured = ("transfer_accuracy", "direct_probe_accuracy", "random_init_accuracy", "gap", "status")
-    return ["trial", *varying_axes(table), "component", "seed", *measured]
+    readings = [name for name in ("protocol", "shots") if table[name].nunique(dropna=False) > 1]
+    return ["trial", *varying_axes(table), "component", "seed", *readings, *measured]
 
 
 def _print_failures(table: pd.DataFrame) -> None:

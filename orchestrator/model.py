@@ -183,21 +183,27 @@ class Listed:
 
 
 class Choose:
-    """Marks a union of kinds: the word or the mapping's key says which, so an error is one message."""
+    """Marks a union of kinds: the word or the mapping's key says which, so an error is one message.
+
+    With `bare`, the word alone stands for a mapping without settings below it.
+    """
 
     def __init__(
         self,
         kinds: Mapping[str, type[BaseModel]],
         otherwise: type[BaseModel] | None = None,
         written: str = "",
+        bare: bool = False,
     ):
-        self.kinds, self.otherwise = kinds, otherwise
-        forms = [word if _is_word(kind) else f"{{{word}: …}}" for word, kind in kinds.items()]
+        self.kinds, self.otherwise, self.bare = kinds, otherwise, bare
+        forms = [word if _is_word(kind) or bare else f"{{{word}: …}}" for word, kind in kinds.items()]
         self.possible = f"{listing([*([written] if written else []), *forms], 'or')} is possible"
 
     def check(self, value: Any) -> Any:
         if isinstance(value, BaseModel):
             return value
+        if self.bare and isinstance(value, str) and value in self.kinds:
+            return self.kinds[value].model_validate({value: {}})
         kind = self._kind(value)
         if kind is None:
             first = next(iter(value), "") if isinstance(value, Mapping) else value
@@ -219,6 +225,10 @@ class Choose:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_before_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        written = handler(schema)
+        return {"anyOf": [{"enum": [*self.kinds]}, written]} if self.bare else written
 
 
 def _repeated(values: Sequence[object]) -> int | None:
@@ -300,6 +310,9 @@ Name = Annotated[
     Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$"),
     expect("a name of up to 64 letters, digits, _ and - that begins with a letter"),
 ]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), expect("a finite number above 0")]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), expect("a finite number of at least 0")]
+BelowOne = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False), expect("a number of at least 0 and below 1")]
 Weights = Annotated[Mapping[Name, Weight], mapping("of components to relative weights")]
 
 # Where None means "as many as there are" or "as the architecture has it", a sweep file has a word for it.

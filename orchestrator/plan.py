@@ -6,16 +6,17 @@ Pure: what is known about data and networks, and what the store has, comes in as
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import gc
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from orchestrator import space
+from orchestrator import space, transfer
 from orchestrator.space import Point
 from orchestrator.sweep import Image, Sweep
-from trainables import representation
+from trainables import checkpoints, representation
 from trainables.facts import NetworkSize
 from trainables.mixture import mixture_of
 from trainables.spec import (
@@ -27,16 +28,23 @@ from trainables.spec import (
     Ordering,
     PretrainSpec,
     ProbeSpec,
+    RetentionSpec,
     Source,
     StageSpec,
     Training,
+    TrajectorySpec,
+    Transfer,
     TrialSpec,
     as_json,
+    in_order,
 )
 
 BACKWARD = 2  # a backward pass costs about twice a forward pass
+MAX_RAW_INPUTS = (
+    4096  # values of an image up to which a probe of the raw input is a control: 32 x 32 in colour and less
+)
+PURPOSES = ("direct", "transfer", "random_init", "raw", "retention", "trajectory")  # of the stages of a cell
 SOLVER_PASSES = 60  # passes over the features for one L2: about what L-BFGS takes, with gradients
-INITIALISATION = Training(steps=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +61,7 @@ class Plan:
             "sweep": self.sweep.name,
             "question": self.sweep.question,
             "direct_kind": self.sweep.direct.kind,
-            "protocol": self.trials[0].cells[0].transfer.transfer.protocol,
+            "protocol": transfer.label(self.trials[0].cells[0].transfer.transfer),
             "components": {
                 name: {
                     "dataset": c.source.dataset,
@@ -80,20 +88,26 @@ def trial_json(trial: TrialSpec) -> dict[str, Any]:
             "mixture_label": trial.design.mixture_label,
             "label": trial.design.label,
         },
-        "cells": [
-            {
-                "seed": cell.seed,
-                "component": cell.component,
-                "weight": cell.weight,
-                "transfer": cell.transfer.digest,
-                "direct": cell.direct.digest if cell.direct else None,
-                "random_init": cell.random_init.digest,
-                "pretrain": [member.digest for member in cell.transfer.members],
-                "random_init_pretrain": [member.digest for member in cell.random_init.members],
-                "direct_pretrain": cell.direct.members[0].digest if cell.direct else None,
-            }
-            for cell in trial.cells
-        ],
+        "cells": [_cell_json(cell) for cell in trial.cells],
+        "stages": [(stage.kind, stage.digest) for stage in trial.stages()],
+    }
+
+
+def _cell_json(cell: Cell) -> dict[str, Any]:
+    return {
+        "seed": cell.seed,
+        "component": cell.component,
+        "weight": cell.weight,
+        "protocol": transfer.label(cell.transfer.transfer),
+        "shots": cell.transfer.transfer.shots,
+        "primary": cell.primary,
+        **{name: stage.digest if stage else None for name, stage in zip(PURPOSES, cell.stages, strict=True)},
+        "direct_budgets": [budget.digest for budget in cell.budgets],
+        "pretrain": [member.digest for member in cell.transfer.members],
+        "teachers": sorted(
+            {stage.digest for stage in in_order(cell.transfer.requires)} - {m.digest for m in cell.transfer.members}
+        ),
+        "direct_pretrain": cell.direct.members[0].digest if cell.direct else None,
     }
 
 
@@ -115,8 +129,10 @@ def sources(sweep: Sweep, native: Mapping[str, tuple[int, int, int]]) -> dict[st
 
 
 def architectures(plan: Plan) -> list[Architecture]:
-    """Every network of a plan once."""
-    found = {c.transfer.members[0].architecture for trial in plan.trials for c in trial.cells[:1]}
+    """Every network of a plan once. The cells of a trial have the same ones, and so have teachers and checkpoints."""
+    first = (trial.cells[0] for trial in plan.trials)
+    probes = (probe for c in first for probe in (c.transfer, c.direct, c.random_init, c.raw) if probe)
+    found = {probe.members[0].architecture for probe in probes}
     return sorted(found, key=lambda architecture: architecture.digest)
 
 
@@ -157,13 +173,18 @@ def _require_distinct(sweep: Sweep, components: Mapping[str, Component]) -> None
             )
 
 
+# The direct baselines that a row is compared with, one for every budget, and its random initialisation.
+Compared = tuple[tuple[ProbeSpec, ...], ProbeSpec]
+
+
 class _Builder:
     """Makes trials; parts that trials share are made once, so that their digests are computed once."""
 
     def __init__(self, sweep: Sweep, components: Mapping[str, Component]) -> None:
         self._sweep, self._components = sweep, components
         self._contents = {name: c.content for name, c in components.items()}
-        (self._transfer,) = sweep.transfer.specs()
+        self._transfers = sweep.transfer.specs()
+        self._image_shape = next(iter(components.values())).image_shape
         self._memo: dict[Any, Any] = {}
 
     def trial(self, point: Point) -> TrialSpec:
@@ -176,42 +197,80 @@ class _Builder:
             representation=point.representation,
             steps=point.steps,
             train_examples=point.train_examples,
+            training=point.training.label,
         )
-        member_steps = representation.member_steps(point.representation, point.steps)
-        mixture = self._mixture(point.weights, member_steps, point.train_examples)
-        ordering = self._ordering(point)
-        architecture = self._architecture(point)
-        training = self._training(member_steps)
         weights = dict(point.weights)
-        comparisons = self._comparisons(point, architecture)
+        comparisons = self._comparisons(point)
+        readings = self._readings(point)
+        raw = {name: self._raw(name) for name in self._components}
+        pretraining = self._pretraining(point)
         cells = []
         for seed in self._sweep.seeds:
-            member_seeds = representation.member_seeds(point.representation, seed)
-            members = tuple(
-                PretrainSpec(
-                    mixture=mixture,
-                    ordering=ordering,
-                    architecture=architecture,
-                    training=training,
-                    seed=s,
-                    # A limit on the examples holds for all members together: they draw from one pool.
-                    pool_seed=None if point.train_examples is None else seed,
-                )
-                for s in member_seeds
-            )
+            members = representation.members(point.representation, pretraining(seed))
             for name, component in self._components.items():
-                direct, random_init = comparisons[seed, name]
-                cells.append(
-                    Cell(
-                        seed=seed,
-                        component=name,
-                        weight=weights[name],
-                        transfer=ProbeSpec(members=members, component=component, transfer=self._transfer),
-                        direct=direct,
-                        random_init=random_init,
+                compared = comparisons[seed, name]
+                for (asked, reading), (directs, random_init) in zip(readings, compared, strict=True):
+                    primary = asked is self._transfers[0]
+                    cells.append(
+                        Cell(
+                            seed=seed,
+                            component=name,
+                            weight=weights[name],
+                            primary=primary,
+                            transfer=ProbeSpec(members=members, component=component, transfer=reading),
+                            direct=directs[0] if directs else None,
+                            budgets=directs[1:],
+                            random_init=random_init,
+                            raw=raw[name] if primary else None,
+                            retention=self._retention(point, seed, name, members, compared[0]) if primary else None,
+                            trajectory=self._trajectory(members, component, compared[0]) if primary else None,
+                        )
                     )
-                )
         return TrialSpec(design=design, cells=tuple(cells))
+
+    def _pretraining(self, point: Point) -> Callable[[int], representation.Pretraining]:
+        """How the networks of a point are pretrained, by the seed of the replicate."""
+        ordering, architecture = self._ordering(point), self._architecture(point)
+        mixtures: dict[int, Mixture] = {}
+        trainings: dict[int, Training] = {}
+
+        def mixture(steps: int) -> Mixture:
+            if steps not in mixtures:
+                mixtures[steps] = self._mixture(point.weights, steps, point.train_examples)
+            return mixtures[steps]
+
+        def training(steps: int) -> Training:
+            if steps not in trainings:
+                trainings[steps] = self._training(point, steps)
+            return trainings[steps]
+
+        def of(seed: int) -> representation.Pretraining:
+            # A limit on the examples holds for all members together: they draw from one pool.
+            pool_seed = None if point.train_examples is None else seed
+
+            def run(shown: Mixture, network: Architecture, optimised: Training, run_seed: int) -> PretrainSpec:
+                return PretrainSpec(
+                    mixture=shown,
+                    ordering=ordering,
+                    architecture=network,
+                    training=optimised,
+                    seed=run_seed,
+                    pool_seed=pool_seed,
+                )
+
+            return representation.Pretraining(
+                mixture=mixture, run=run, architecture=architecture, training=training, steps=point.steps, seed=seed
+            )
+
+        return of
+
+    def _readings(self, point: Point) -> tuple[tuple[Transfer, Transfer], ...]:
+        """Every protocol and number of shots: as the sweep has it, and as this representation is read."""
+        key = ("readings", point.representation)
+        if key not in self._memo:
+            both = ((asked, _read_as(asked, point.representation)) for asked in self._transfers)
+            self._memo[key] = tuple((asked, reading) for asked, reading in both if reading)
+        return self._memo[key]  # type: ignore[no-any-return]
 
     def _mixture(self, weights: tuple[tuple[str, float], ...], steps: int, train_examples: int | None) -> Mixture:
         key = ("mixture", weights, steps, train_examples)
@@ -238,77 +297,174 @@ class _Builder:
     def _architecture(self, point: Point) -> Architecture:
         key = ("architecture", point.architecture, point.width, point.depth)
         if key not in self._memo:
-            shape = next(iter(self._components.values())).image_shape
             self._memo[key] = Architecture(
-                name=point.architecture, width=point.width, depth=point.depth, image_shape=shape
+                name=point.architecture, width=point.width, depth=point.depth, image_shape=self._image_shape
             )
         return self._memo[key]  # type: ignore[no-any-return]
 
-    def _training(self, steps: int) -> Training:
-        key = ("training", steps)
+    def _training(self, point: Point, steps: int, *, deficit: bool = True) -> Training:
+        key = ("training", point.training.label, steps, deficit)
         if key not in self._memo:
-            precision = "bfloat16" if self._sweep.resources.gpu else "float32"
-            self._memo[key] = dataclasses.replace(self._sweep.pretrain.training(steps), precision=precision)
+            training = point.training.of(self._sweep.pretrain).training(steps)
+            training = replace(training, precision="bfloat16" if self._sweep.resources.gpu else "float32")
+            if not deficit:
+                training = replace(training, deficit=Training.deficit, deficit_window=Training.deficit_window)
+            self._memo[key] = training
         return self._memo[key]  # type: ignore[no-any-return]
 
-    def _comparisons(
-        self, point: Point, architecture: Architecture
-    ) -> Mapping[tuple[int, str], tuple[ProbeSpec | None, ProbeSpec]]:
-        """By (seed, component) the direct baseline and the random initialisation; most points share them."""
+    def _comparisons(self, point: Point) -> Mapping[tuple[int, str], tuple[Compared, ...]]:
+        """By (seed, component), for every protocol, what its rows are compared with; most points share them."""
+        architecture = self._architecture(point)
         drawn = (point.weights, point.train_examples) if self._sweep.direct.kind == "same_examples" else None
-        key = ("comparisons", point.steps, point.representation, architecture.digest, drawn)
+        key = ("comparisons", point.steps, point.representation, architecture.digest, point.training.label, drawn)
         if key not in self._memo:
             self._memo[key] = {
-                (seed, name): (
-                    self._direct(point, name, architecture, seed),
-                    self._random_init(architecture, representation.member_seeds(point.representation, seed), name),
+                (seed, name): tuple(
+                    (self._directs(point, name, seed, asked), self._random_init(point, seed, name, reading))
+                    for asked, reading in self._readings(point)
                 )
                 for seed in self._sweep.seeds
                 for name in self._components
             }
         return self._memo[key]  # type: ignore[no-any-return]
 
-    def _direct(self, point: Point, name: str, architecture: Architecture, seed: int) -> ProbeSpec | None:
+    def _directs(self, point: Point, name: str, seed: int, asked: Transfer) -> tuple[ProbeSpec, ...]:
+        """The direct baseline of a component, read by the same protocol, with every budget that is tried.
+
+        Fine-tuning is compared with a linear probe of the direct features: these are what it should make up for.
+        """
+        if asked.protocol in transfer.FINE_TUNING:
+            asked = _linear(asked)
+        found = []
+        for steps in self._sweep.direct.budgets(point.steps):
+            baseline = self._baseline(point, name, seed, steps)
+            if baseline is not None:
+                found.append(self._probe(("direct", baseline.digest), (baseline,), name, asked))
+        return tuple(found)
+
+    def _baseline(self, point: Point, name: str, seed: int, steps: int) -> PretrainSpec | None:
         """The direct baseline of a component: a pretraining whose mixture is the component alone.
 
         `same_steps`: as many steps, all its examples. `same_examples`: as many steps, only the examples that the
-        mixture drew from it; None if it drew none. `full`: all its examples, `direct.steps` steps.
+        mixture drew from it; None if it drew none. `full`: all its examples, as many steps as serve it best.
         """
-        direct = self._sweep.direct
-        steps = (direct.steps or 2 * point.steps) if direct.kind == "full" else point.steps
-        drawn = self._drawn(point, name) if direct.kind == "same_examples" else None
-        if direct.kind == "same_examples" and drawn is None:
+        drawn = self._drawn(point, name) if self._sweep.direct.kind == "same_examples" else None
+        if self._sweep.direct.kind == "same_examples" and drawn is None:
             return None
-        key = ("direct", name, steps, drawn, architecture.digest, seed)
+        architecture = self._architecture(point)
+        key = ("baseline", name, steps, drawn, architecture.digest, point.training.label, seed)
         if key not in self._memo:
             (share,) = self._mixture(((name, 1.0),), steps, None).shares
             if drawn is not None:
-                share = dataclasses.replace(share, pool=drawn[0], distinct=drawn[1])
-            baseline = PretrainSpec(
-                mixture=Mixture(shares=(share,)), architecture=architecture, training=self._training(steps), seed=seed
+                share = replace(share, pool=drawn[0], distinct=drawn[1])
+            self._memo[key] = PretrainSpec(
+                mixture=Mixture(shares=(share,)),
+                architecture=architecture,
+                training=self._training(point, steps, deficit=False),
+                seed=seed,
             )
-            self._memo[key] = ProbeSpec(members=(baseline,), component=self._components[name], transfer=self._transfer)
         return self._memo[key]  # type: ignore[no-any-return]
 
     def _drawn(self, point: Point, name: str) -> tuple[int, int] | None:
         """(pool, distinct) of a component in its mixture, or of its first member; None: the mixture has none of it."""
-        steps = representation.member_steps(point.representation, point.steps)
+        first, *_ = representation.members(point.representation, self._pretraining(point)(self._sweep.seeds[0]))
         content = self._contents[name]
-        shares = self._mixture(point.weights, steps, point.train_examples).shares
+        shares = first.mixture.shares
         return next(((s.pool, s.distinct) for s in shares if s.component.content == content), None)
 
-    def _random_init(self, architecture: Architecture, seeds: tuple[int, ...], name: str) -> ProbeSpec:
-        key = ("random_init", architecture.digest, seeds, name)
+    def _random_init(self, point: Point, seed: int, name: str, reading: Transfer) -> ProbeSpec:
+        key = ("untrained", point.representation, self._architecture(point).digest, seed)
         if key not in self._memo:
-            members = tuple(
-                PretrainSpec(mixture=Mixture(shares=()), architecture=architecture, training=INITIALISATION, seed=s)
-                for s in seeds
-            )
-            self._memo[key] = ProbeSpec(members=members, component=self._components[name], transfer=self._transfer)
+            self._memo[key] = representation.untrained(point.representation, self._pretraining(point)(seed))
+        return self._probe(("random_init", *key), self._memo[key], name, reading)
+
+    def _raw(self, name: str) -> ProbeSpec | None:
+        """A linear probe of the pixels themselves; None where they are too many."""
+        key = ("raw", name)
+        if key not in self._memo:
+            asked, small = self._transfers[0], math.prod(self._image_shape) <= MAX_RAW_INPUTS
+            architecture = Architecture(name="raw", image_shape=self._image_shape)
+            members = (representation.initialisation(architecture, 0),)
+            self._memo[key] = self._probe(key, members, name, _linear(asked)) if small else None
         return self._memo[key]  # type: ignore[no-any-return]
+
+    def _probe(
+        self, what: tuple[Any, ...], members: tuple[PretrainSpec, ...], name: str, reading: Transfer
+    ) -> ProbeSpec:
+        key = ("probe", *what, name, reading)
+        if key not in self._memo:
+            self._memo[key] = ProbeSpec(members=members, component=self._components[name], transfer=reading)
+        return self._memo[key]  # type: ignore[no-any-return]
+
+    def _retention(
+        self, point: Point, seed: int, name: str, members: tuple[PretrainSpec, ...], compared: Compared
+    ) -> RetentionSpec | None:
+        asked = self._sweep.retention
+        if asked is None:
+            return None
+        seeds = self._sweep.seeds
+        other = seeds[(seeds.index(seed) + 1) % len(seeds)]
+        directs, random_init = compared
+        direct = directs[0].members[0] if directs else None
+        return RetentionSpec(
+            members=members,
+            component=self._components[name],
+            direct=direct,
+            ceiling=self._baseline(point, name, other, direct.training.steps) if direct and other != seed else None,
+            floor=random_init.members,
+            examples=asked.examples,
+            layers=asked.layers,
+        )
+
+    def _trajectory(
+        self, members: tuple[PretrainSpec, ...], component: Component, compared: Compared
+    ) -> TrajectorySpec | None:
+        """Of the first member, from its initialisation to its end; None for a network that is not trained."""
+        asked, run = self._sweep.trajectory, members[0].run
+        if asked is None or not run.mixture.shares:
+            return None
+        steps = checkpoints.schedule(run.steps, asked.points)
+        start = representation.initialisation(run.architecture, run.seed)
+        between = [replace(run, until=step) for step in steps[1:-1]]
+        return TrajectorySpec(
+            checkpoints=(start, *between, run),
+            component=component,
+            direct=compared[0][0].members[0] if compared[0] else None,
+            examples=asked.examples,
+            plasticity_steps=asked.plasticity_steps,
+        )
+
+
+def _linear(asked: Transfer) -> Transfer:
+    """A linear probe of the same examples."""
+    return Transfer(l2=asked.l2, train_examples=asked.train_examples, shots=asked.shots)
+
+
+def _read_as(asked: Transfer, label: str) -> Transfer | None:
+    """How a protocol reads a representation; None: not at all: the controls of a concatenation are for linear ones."""
+    kind, count = representation.parse(label)
+    if kind in ("cat_average", "cat_pca") and asked.protocol not in transfer.LINEAR:
+        return None
+    if kind == "cat_average":
+        return replace(asked, combine="average")
+    if kind == "cat_pca":
+        return replace(asked, compression=count)
+    return asked
 
 
 # What it costs ----------------------------------------------------------------------------------------------------
+
+
+# What the stages of a plan are counted as, and how people call them.
+STAGE_COUNTS = {
+    "pretrainings": "pretrainings",
+    "baselines": "direct baselines",
+    "initialisations": "random initialisations",
+    "checkpoints": "checkpoints",
+    "probes": "probes",
+    "retentions": "retention measurements",
+    "trajectories": "trajectories",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -320,7 +476,10 @@ class Price:
     pretrainings: int  # on mixtures; a mixture that is one component alone counts under baselines if one is needed
     baselines: int
     initialisations: int
+    checkpoints: int
     probes: int
+    retentions: int
+    trajectories: int
     stored: int  # of all these stages, already in the store
     alone: int  # stages if every trial ran alone, with nothing shared
     examples: int  # shown in pretraining that is still to do
@@ -329,7 +488,7 @@ class Price:
 
     @property
     def stages(self) -> int:
-        return self.pretrainings + self.baselines + self.initialisations + self.probes
+        return sum(getattr(self, name) for name in STAGE_COUNTS)
 
     @property
     def share_saved(self) -> float:
@@ -346,6 +505,25 @@ class Assignment:
     flops: float  # of `first_needs`
 
 
+# `orchestrator.analysis.statistics.smallest_detectable(1.0, n)` for 2 to 20 seeds, which a test holds it against: a
+# plan is shown in less time than importing the function takes.
+DETECTABLE = (
+    11.55, 3.264, 2.128, 1.682, 1.435, 1.273, 1.156, 1.067, 0.996, 0.938,
+    0.889, 0.847, 0.810, 0.778, 0.749, 0.724, 0.701, 0.680, 0.660,
+)  # fmt: skip
+
+
+def detectable(seeds: int) -> float | None:
+    """The smallest gap that so many seeds tell from 0 with 80 % power at two-sided 5 %, in standard deviations of the
+    gap over seeds. None: one seed tells nothing. Beyond 20 seeds the normal approximation is within 1 %."""
+    if seeds < 2:
+        return None
+    if seeds < len(DETECTABLE) + 2:
+        return DETECTABLE[seeds - 2]
+    normal = 1.95996 + 0.84162  # quantiles of the normal distribution at 97.5 % and 80 %
+    return normal * math.sqrt((1 + 1.95996**2 / (2 * seeds)) / seeds)
+
+
 def price(plan: Plan, sizes: Mapping[str, NetworkSize], stored: Collection[str]) -> Price:
     """What is still to do, and what sharing saves."""
     with _no_collections():
@@ -357,26 +535,31 @@ def _price(plan: Plan, cost: _Cost, stored: Collection[str]) -> Price:
     baselines: set[str] = set()
     alone, flops_alone = 0, 0.0
     for trial in plan.trials:
-        baselines.update(cell.direct.members[0].digest for cell in trial.cells if cell.direct)
+        baselines.update(d.members[0].digest for c in trial.cells for d in (c.direct, *c.budgets) if d)
         for stage in trial.stages():
             found = unique.get(stage.digest)
             if found is None:
                 found = unique[stage.digest] = stage, cost.flops(stage)
             alone += 1
             flops_alone += found[1]
+    kinds = Counter(stage.kind for stage, _ in unique.values())
     runs = [stage for stage, _ in unique.values() if isinstance(stage, PretrainSpec)]
     initialisations = sum(not stage.mixture.shares for stage in runs)
+    between = sum(stage.until is not None for stage in runs)
     to_do = [found for digest, found in unique.items() if digest not in stored]
     return Price(
         trials=len(plan.trials),
         replicates=len(plan.trials) * len(plan.sweep.seeds),
-        pretrainings=len(runs) - initialisations - len(baselines),
+        pretrainings=len(runs) - initialisations - between - len(baselines),
         baselines=len(baselines),
         initialisations=initialisations,
-        probes=len(unique) - len(runs),
+        checkpoints=between,
+        probes=kinds["probe"],
+        retentions=kinds["retention"],
+        trajectories=kinds["trajectory"],
         stored=len(unique) - len(to_do),
         alone=alone,
-        examples=sum(stage.mixture.num_examples for stage, _ in to_do if isinstance(stage, PretrainSpec)),
+        examples=sum(s.mixture.num_examples for s, _ in to_do if isinstance(s, PretrainSpec) and s.until is None),
         flops=sum(flops for _, flops in to_do),
         flops_alone=flops_alone,
     )
@@ -417,21 +600,40 @@ class _Cost:
 
     def flops(self, stage: StageSpec) -> float:
         if isinstance(stage, PretrainSpec):
-            size = self._sizes[stage.architecture.digest]
-            return float(stage.mixture.num_examples) * size.flops * (1 + BACKWARD)
-        architecture = stage.members[0].architecture.digest
-        key = (architecture, len(stage.members), stage.component.content, stage.transfer.digest)
-        if key not in self._memo:
-            self._memo[key] = self._probe(stage, self._sizes[architecture])
-        return self._memo[key]
+            if stage.until is not None or not stage.mixture.shares:  # kept on the way of its run, or not trained
+                return 0.0
+            examples = (1 + BACKWARD) * stage.mixture.num_examples + stage.guided_examples
+            return float(examples) * self._forward(stage)
+        key: tuple[object, ...]
+        if isinstance(stage, ProbeSpec):
+            architectures = tuple(member.architecture.digest for member in stage.members)
+            key = (architectures, stage.component.content, stage.transfer.digest)
+            if key not in self._memo:
+                self._memo[key] = self._probe(stage)
+            return self._memo[key]
+        if isinstance(stage, RetentionSpec):
+            examples = 2 * min(stage.examples, stage.component.num_train) + stage.component.num_validation
+            return float(examples) * sum(map(self._forward, stage.requires))
+        mixture = stage.examples + min(stage.examples, stage.component.num_train)
+        examples = mixture + min(stage.examples, stage.component.num_test)
+        return float(examples) * sum(map(self._forward, stage.requires))
 
-    def _probe(self, stage: ProbeSpec, size: NetworkSize) -> float:
-        component = stage.component
-        train = min(stage.transfer.train_examples or component.num_train, component.num_train)
+    def _forward(self, stage: PretrainSpec) -> float:
+        """FLOPs of one forward pass of one example."""
+        return float(self._sizes[stage.architecture.digest].flops)
+
+    def _probe(self, stage: ProbeSpec) -> float:
+        component, asked = stage.component, stage.transfer
+        train = min(asked.train_examples or component.num_train, component.num_train)
+        train = min(train, (asked.shots or train) * component.num_classes)
         examples = train + component.num_validation + component.num_test
-        features = size.num_features * len(stage.members)
-        solving = 4.0 * train * features * component.num_classes * SOLVER_PASSES * len(stage.transfer.l2)
-        return float(examples) * size.flops * len(stage.members) + solving
+        forward = sum(map(self._forward, stage.members))
+        if asked.protocol in transfer.FINE_TUNING:
+            moved = (1 + BACKWARD) * asked.steps * asked.batch_size * len(asked.learning_rates)
+            return float(examples + moved) * forward
+        features = sum(self._sizes[member.architecture.digest].num_features for member in stage.members)
+        solving = 4.0 * train * features * component.num_classes * SOLVER_PASSES * len(asked.l2)
+        return float(examples) * forward + solving
 
 
 def imports(components: Iterable[Component]) -> list[str]:

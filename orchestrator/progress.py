@@ -62,7 +62,9 @@ class State:
         by_component: dict[str, list[float]] = {}
         where: dict[str, str] = {}
         for row in rows:
-            if row["gap"] is not None and row["pretrain_digest"] != row["direct_digest"]:  # not one with itself
+            if (
+                row["gap"] is not None and row["primary"] and row["pretrain_digest"] != row["direct_digest"]
+            ):  # not one with itself
                 by_component.setdefault(row["component"], []).append(row["gap"])
                 where[row["component"]] = f"{row['component']} at {row['mixture']}"
         for component, values in by_component.items():

@@ -1,7 +1,9 @@
-"""What came out? The results table: one row per trial, seed and component, from a store or from MLflow.
+"""What came out? The results table: one row per trial, seed, component and protocol, from a store or from MLflow.
 
-`COLUMNS` defines every column. A number that could not be computed is absent, never 0; a trial that failed or diverged
-has its rows all the same, with their status.
+`COLUMNS` defines every column; docs/measurements.md has the formulas and their sources. A number that could not be
+computed is absent, never 0; a trial that failed or diverged has its rows all the same, with their status. A comparison
+that says nothing (a direct baseline below random features, dead features, a class that is missing) is marked invalid
+and has no gap.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ COLUMNS: Mapping[str, Column] = {
     "depth": Column("Int64", "layers or blocks; absent: the architecture's own"),
     "parameters": Column("Int64", "parameters of the features of one network, the head left out"),
     "flops": Column("Int64", "floating point operations of one forward pass of one example, the head left out"),
-    "representation": Column("string", "what the probe reads: single, cat:n, time_cat:n"),
+    "representation": Column("string", "what the probe reads: single, cat:n, time_cat:n, complement:n, wide:n, ..."),
     "members": Column("Int64", "networks whose features are concatenated"),
     "ordering": Column("string", "when the examples come"),
     "mixture": Column("string", "components and their shares"),
@@ -53,7 +55,10 @@ COLUMNS: Mapping[str, Column] = {
     "seed": Column("Int64", "replicate; rows of one seed are paired"),
     "steps": Column("Int64", "optimiser steps of the trial, over all members for time_cat"),
     "train_examples": Column("Int64", "distinct examples in the mixture's pool; absent: all that there are"),
-    "protocol": Column("string", "how features become predictions"),
+    "training": Column("string", "what differs from the sweep's own training; absent: nothing"),
+    "protocol": Column("string", "how networks become predictions: linear_probe, ridge, knn, finetune, ..."),
+    "shots": Column("Int64", "training examples of each class that the protocol is given; absent: all"),
+    "primary": Column("boolean", "whether the protocol is the first of the sweep, which answers its question"),
     "direct_kind": Column("string", "which direct baseline: same_steps, same_examples, full"),
     # The measurement
     "gap": Column("Float64", "direct_probe_accuracy - transfer_accuracy; positive: the mixture lost something"),
@@ -66,21 +71,75 @@ COLUMNS: Mapping[str, Column] = {
         "(transfer - random_init) / (direct_probe - random_init), accuracies; 1: all that training adds, "
         "negative: worse than random features; absent where the denominator is below 0.01",
     ),
-    "transfer_accuracy": Column("Float64", "test accuracy of the probe on the mixture's features, in [0, 1]"),
+    "error_ratio": Column("Float64", "(1 - transfer_accuracy) / (1 - direct_probe_accuracy); above 1: worse"),
+    "log_odds_gap": Column(
+        "Float64", "log odds of direct minus those of transfer, right answers counted as (k + 1/2) / (n + 1)"
+    ),
+    "loss_gap": Column("Float64", "transfer_loss - direct_probe_loss, nats per example; positive: lost something"),
+    "head_gap": Column("Float64", "direct_accuracy - head_accuracy, end to end; positive: the mixture is worse"),
+    "over_probe": Column("Float64", "transfer_accuracy minus that of linear_probe on the same networks and shots"),
+    "invalid": Column("string", "why the comparison says nothing; absent: it is valid"),
+    "transfer_accuracy": Column("Float64", "test accuracy of the protocol on the mixture's networks, in [0, 1]"),
     "direct_probe_accuracy": Column("Float64", "the same probe on the direct baseline's features, in [0, 1]"),
     "direct_accuracy": Column("Float64", "test accuracy of the direct baseline with its own head, in [0, 1]"),
     "head_accuracy": Column(
         "Float64", "test accuracy of the mixture's network with its own head; single and seen only"
     ),
-    "random_init_accuracy": Column("Float64", "the same probe on the features at their random initialisation"),
+    "random_init_accuracy": Column("Float64", "the same protocol on the networks at their random initialisation"),
+    "raw_accuracy": Column("Float64", "a linear probe of the raw input; absent where that has more than 4096 values"),
     "chance_accuracy": Column("Float64", "test accuracy of always answering the most frequent training class"),
     "transfer_loss": Column("Float64", "test cross-entropy of the probe, nats per example"),
     "direct_probe_loss": Column("Float64", "the same of the direct baseline's probe, nats per example"),
     "validation_accuracy": Column("Float64", "of the chosen probe on the mixture's features, in [0, 1]"),
     "l2": Column("Float64", "the L2 penalty that validation chose for the transfer probe"),
+    "chosen": Column("string", "everything that validation chose for the transfer, name=value"),
     "probe_dimension": Column("Int64", "number of features that the probe reads"),
+    "direct_steps": Column("Int64", "optimiser steps of the direct baseline; of `full`, chosen on validation"),
+    "num_train": Column("Int64", "training examples of the component that the protocol was given"),
+    "num_test": Column("Int64", "test examples"),
+    # Retention, of the primary protocol's row
+    "retention": Column(
+        "Float64", "(predictability - floor) / (ceiling - floor); 1: the direct features are all there, 0: as at random"
+    ),
+    "predictability": Column("Float64", "R2 of the direct features, ridge from the mixture's, on test examples"),
+    "predictability_ceiling": Column("Float64", "the same from a direct baseline of another seed"),
+    "predictability_floor": Column("Float64", "the same from the features at their random initialisation"),
+    "cka": Column("Float64", "linear CKA of the mixture's and the direct features, in [0, 1]"),
+    "debiased_cka": Column("Float64", "the same by the unbiased estimator of HSIC"),
+    "svcca": Column("Float64", "mean canonical correlation of the directions with 99 % of the variance"),
+    "pwcca": Column("Float64", "canonical correlations weighted by projection"),
+    "cca_r2": Column("Float64", "mean squared canonical correlation"),
+    "effective_rank": Column("Float64", "exponential of the entropy of the singular values' shares"),
+    "participation_ratio": Column("Float64", "(sum of the covariance's eigenvalues)^2 / sum of their squares"),
+    "stable_rank": Column("Float64", "squared Frobenius norm / squared spectral norm"),
+    "dimensions_99": Column("Int64", "principal components with 99 % of the variance"),
+    "direct_effective_rank": Column("Float64", "effective rank of the direct features"),
+    "dead_share": Column("Float64", "share of features that never vary or are never above 0, in [0, 1]"),
+    "hoyer": Column("Float64", "Hoyer sparsity of a feature vector, mean; 0: dense, 1: one feature only"),
+    "active_share": Column("Float64", "share of features above 0, mean over examples"),
+    "class_separation": Column("Float64", "1 - cosine distance within classes / over all examples"),
+    "direct_class_separation": Column("Float64", "the same of the direct features"),
+    "complementarity": Column("Float64", "accuracy of all members' features minus that of the best member's"),
+    "disagreement": Column("Float64", "share of test examples on which two members' probes differ, mean over pairs"),
+    "member_predictability": Column("Float64", "R2 of one member's features from another's, mean over pairs"),
+    # Trajectory, of the primary protocol's row
+    "peak_accuracy": Column("Float64", "the best accuracy of a probe at any checkpoint"),
+    "peak_step": Column("Int64", "the step of that checkpoint"),
+    "drop_from_peak": Column("Float64", "peak_accuracy minus the accuracy at the end; positive: forgotten again"),
+    "threshold_step": Column(
+        "Int64", "first checkpoint with half of what direct training adds to random features; absent: never reached"
+    ),
+    "final_saturation": Column(
+        "Float64", "what the residual still says about the direct features at the end / at the start"
+    ),
+    "saturation_step": Column("Int64", "first checkpoint with a saturation below 0.05; absent: never"),
+    "retention_step": Column("Int64", "first checkpoint with a retention of one half; absent: never"),
+    "retention_after": Column("Float64", "retention at the end minus that at saturation_step; negative: lost again"),
     # What it cost, where it was computed first
-    "seconds": Column("Float64", "wall clock of the mixture's pretraining, all members"),
+    "training_flops": Column(
+        "Float64", "floating point operations of the pretraining, all members and what they were taught by"
+    ),
+    "seconds": Column("Float64", "wall clock of the mixture's pretraining, all members and what they were taught by"),
     "examples_per_second": Column("Float64", "shown in pretraining, per second"),
     "device": Column("string", "what it ran on"),
     # Where it comes from
@@ -92,6 +151,14 @@ COLUMNS: Mapping[str, Column] = {
     "revision": Column("string", "revision of the code that computed the transfer probe"),
     "versions": Column("string", "versions of the libraries that it ran with"),
 }
+
+# What tells the rows of a sweep's other tables apart.
+DESIGN = (
+    "trial", "architecture", "width", "depth", "representation", "ordering", "mixture", "training", "component",
+    "weight", "seed",
+)  # fmt: skip
+PROBES = ("transfer", "direct", "random_init", "raw")
+RETENTION = tuple(COLUMNS)[list(COLUMNS).index("retention") : list(COLUMNS).index("peak_accuracy")]
 
 # What differs between two runs of the same work: everything else is the same after any restart.
 COST_COLUMNS = ("seconds", "examples_per_second", "device")
@@ -116,9 +183,20 @@ def trial_rows(
     lookup: Lookup,
     trial_states: Mapping[str, Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
-    """One trial's rows: one per seed and component."""
+    """One trial's rows: one per seed, component, protocol and number of shots."""
     state = trial_states.get(trial["digest"], {})
-    return [_row(plan, trial, cell, lookup, state) for cell in trial["cells"]]
+    rows = [_row(plan, trial, cell, lookup, state) for cell in trial["cells"]]
+    probes = {_same_probe(row): row["transfer_accuracy"] for row in rows if row["protocol"] == "linear_probe"}
+    for row in rows:
+        probe = probes.get(_same_probe(row))
+        if row["protocol"] != "linear_probe" and None not in (probe, row["transfer_accuracy"]):
+            row["over_probe"] = row["transfer_accuracy"] - probe
+    return rows
+
+
+def _same_probe(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Which linear probe reads the same networks with the same examples as a row's protocol."""
+    return row["seed"], row["component"], row["shots"]
 
 
 def _row(
@@ -130,19 +208,22 @@ def _row(
 ) -> dict[str, Any]:
     design = trial["design"]
     members = [lookup("pretrain", digest) for digest in cell["pretrain"]]
-    transfer = lookup("probe", cell["transfer"]) or {}
-    direct = (lookup("probe", cell["direct"]) if cell["direct"] else None) or {}
-    random_init = lookup("probe", cell["random_init"]) or {}
+    teachers = [lookup("pretrain", digest) for digest in cell["teachers"]]
+    found = {name: (lookup("probe", cell[name]) if cell[name] else None) or {} for name in PROBES}
+    transfer, random_init = found["transfer"], found["random_init"]
+    direct = _best(found["direct"], [lookup("probe", digest) for digest in cell["direct_budgets"]])
     direct_run = (lookup("pretrain", cell["direct_pretrain"]) if cell["direct_pretrain"] else None) or {}
-    status, error = _status(cell, members, transfer, direct, random_init, direct_run, state)
+    status, error = _status(cell, [*members, *teachers], transfer, direct, random_init, direct_run, state, lookup)
     first = next((member for member in members if member), {})
-    seconds = _total(member.get("seconds") if member else None for member in members)
-    shown = _total(member.get("examples") if member else None for member in members)
+    runs = [*members, *teachers]
+    seconds = _total(run.get("seconds") if run else None for run in runs)
+    shown = _total(run.get("examples") if run else None for run in runs)
     row = {
         "sweep": plan["sweep"],
         "trial": trial["digest"][:12],
         **{k: design[k] for k in ("architecture", "width", "depth", "representation", "ordering", "steps")},
         "train_examples": design["train_examples"],
+        "training": design["training"] or None,
         "mixture": design["mixture_label"],
         "members": len(cell["pretrain"]),
         "parameters": first.get("parameters"),
@@ -151,19 +232,27 @@ def _row(
         "weight": cell["weight"],
         "seen": cell["weight"] > 0,
         "seed": cell["seed"],
-        "protocol": plan["protocol"],
+        "protocol": cell["protocol"],
+        "shots": cell["shots"],
+        "primary": cell["primary"],
         "direct_kind": plan["direct_kind"],
         "transfer_accuracy": transfer.get("test_accuracy"),
         "transfer_loss": transfer.get("test_loss"),
         "validation_accuracy": transfer.get("validation_accuracy"),
         "head_accuracy": transfer.get("head_accuracy"),
         "chance_accuracy": transfer.get("chance_accuracy"),
-        "l2": transfer.get("l2"),
+        "l2": transfer.get("chosen", {}).get("l2"),
+        "chosen": " ".join(f"{name}={value:g}" for name, value in transfer.get("chosen", {}).items()) or None,
         "probe_dimension": transfer.get("num_features"),
+        "num_train": transfer.get("num_train"),
+        "num_test": transfer.get("num_test"),
         "direct_probe_accuracy": direct.get("test_accuracy"),
         "direct_probe_loss": direct.get("test_loss"),
         "direct_accuracy": direct.get("head_accuracy"),
+        "direct_steps": direct.get("steps"),
         "random_init_accuracy": random_init.get("test_accuracy"),
+        "raw_accuracy": found["raw"].get("test_accuracy"),
+        "training_flops": _total(run.get("training_flops") if run else None for run in runs),
         "seconds": seconds,
         "examples_per_second": shown / seconds if shown and seconds else None,
         "device": first.get("device"),
@@ -175,33 +264,69 @@ def _row(
         "revision": transfer.get("revision"),
         "versions": transfer.get("versions"),
     }
-    row |= gaps(
-        transfer=row["transfer_accuracy"],
-        direct=row["direct_probe_accuracy"],
-        random_init=row["random_init_accuracy"],
-        chance=row["chance_accuracy"],
-    )
+    row["invalid"] = invalid(transfer, direct, random_init)
+    if row["invalid"] is None:
+        row |= gaps(transfer, direct, random_init)
+    if None not in (row["direct_accuracy"], row["head_accuracy"]):
+        row["head_gap"] = row["direct_accuracy"] - row["head_accuracy"]
+    if cell["retention"]:
+        measured = lookup("retention", cell["retention"]) or {}
+        row |= {name: measured.get(name) for name in RETENTION}
+    if cell["trajectory"]:
+        curves = lookup("trajectory", cell["trajectory"])
+        if curves:
+            from orchestrator.analysis import trajectories
+
+            # Against the direct accuracy of the same probe of the same examples, which the curves bring along.
+            row |= trajectories.summarise(curves, None, ceiling=row.get("predictability_ceiling"))
     return {name: row.get(name) for name in COLUMNS}
 
 
+def _best(direct: Mapping[str, Any], budgets: Sequence[Mapping[str, Any] | None]) -> Mapping[str, Any]:
+    """The baseline of the budget that validation prefers, the smaller of equals; empty until all are there."""
+    tried = [direct, *(budget or {} for budget in budgets)]
+    return max(tried, key=lambda probe: probe["validation_accuracy"]) if all(tried) else {}
+
+
+def invalid(transfer: Mapping[str, Any], direct: Mapping[str, Any], random_init: Mapping[str, Any]) -> str | None:
+    """Why a comparison of probes says nothing, from their results; None if it is valid, or not there yet."""
+    for what, probe in (("the mixture's", transfer), ("the direct", direct)):
+        if probe.get("varying_features") == 0:
+            return f"{what} network is dead: its features are the same for every example"
+        if probe.get("missing_classes"):
+            return f"{probe['missing_classes']} classes have no example in a split of the probe of {what} features"
+    if direct and random_init and direct["test_accuracy"] < random_init["test_accuracy"]:
+        return "the direct baseline is below the same protocol at random initialisation"
+    return None
+
+
 def gaps(
-    *, transfer: float | None, direct: float | None, random_init: float | None, chance: float | None
+    transfer: Mapping[str, Any], direct: Mapping[str, Any], random_init: Mapping[str, Any]
 ) -> dict[str, float | None]:
-    """The gap and its relatives from four accuracies in [0, 1], each absent where it has no meaning.
+    """The gap and its relatives from the results of three probes, each absent where it has no meaning.
 
     Source: mixture-to-component transfer against direct training, as in Yang, Zhang & Bottou (2025),
         arXiv:2506.18221; direct training is measured through the same probe, so that heads cancel.
     """
-    if transfer is None or direct is None:
-        return {"gap": None, "relative_gap": None, "recovered_fraction": None}
-    gap = direct - transfer
-    above_chance = direct - chance if chance is not None else 0.0
-    learned = direct - random_init if random_init is not None else 0.0
+    if not transfer or not direct:
+        return {}
+    reached, possible = transfer["test_accuracy"], direct["test_accuracy"]
+    gap = possible - reached
+    above_chance = possible - transfer["chance_accuracy"]
+    learned = possible - random_init["test_accuracy"] if random_init else 0.0
     return {
         "gap": gap,
         "relative_gap": gap / above_chance if above_chance >= 0.01 else None,
+        "error_ratio": (1 - reached) / (1 - possible) if possible < 1 else None,
+        "log_odds_gap": _log_odds(direct) - _log_odds(transfer),
+        "loss_gap": transfer["test_loss"] - direct["test_loss"],
         "recovered_fraction": 1 - gap / learned if learned >= 0.01 else None,
     }
+
+
+def _log_odds(probe: Mapping[str, Any]) -> float:
+    right = (probe["test_accuracy"] * probe["num_test"] + 0.5) / (probe["num_test"] + 1)
+    return math.log(right / (1 - right))
 
 
 def _status(
@@ -212,11 +337,15 @@ def _status(
     random_init: Mapping[str, Any],
     direct_run: Mapping[str, Any],
     state: Mapping[str, Any],
+    lookup: Lookup,
 ) -> tuple[str, str | None]:
     for what, run in (*(("the mixture", member) for member in members), ("the direct baseline", direct_run)):
         if run and run.get("status") == "diverged":
             return "diverged", f"pretraining on {what} diverged at step {run['diverged_at']}"
-    if transfer and random_init and (direct or not cell["direct"]):
+    # Retention rests on a baseline of another seed too: if that diverged, the trial ends without it.
+    measured = all(lookup(kind, cell[kind]) for kind in ("retention", "trajectory") if cell[kind])
+    whole = measured or state.get("status") == "ok"
+    if transfer and random_init and (direct or not cell["direct"]) and whole:
         return "ok", None
     if state.get("status") == "failed":
         return "failed", state.get("error")
@@ -279,6 +408,53 @@ def load(
     else:
         found = table(stored_rows(sweep, storage))
     return select(found, where, columns)
+
+
+def trajectories(sweep: str, *, storage: str | None = None) -> pd.DataFrame:
+    """The curves of a sweep's trajectories: one row per trial, seed, component and checkpoint.
+
+    Its columns are `DESIGN` of the results table, `step`, and the curves that `trainables.trajectory.measure` gives.
+
+    Raises:
+        ResultsError: there is no such sweep.
+    """
+    return _measured(sweep, storage, "trajectory", _checkpoints)
+
+
+def layers(sweep: str, *, storage: str | None = None) -> pd.DataFrame:
+    """The probes of every layer, of sweeps with `retention: {layers: true}`: one row per row of results and layer.
+
+    Raises:
+        ResultsError: there is no such sweep.
+    """
+    return _measured(sweep, storage, "retention", lambda found: found["layers"])
+
+
+def _measured(
+    sweep: str, storage: str | None, kind: str, entries: Callable[[Mapping[str, Any]], Iterable[Mapping[str, Any]]]
+) -> pd.DataFrame:
+    """The entries of every stored measurement of a kind, each with the design of its row."""
+    import pandas as pd
+
+    from orchestrator.journal import Journal
+    from orchestrator.settings import storage_location
+    from trainables.store import Store
+
+    store = Store(storage_location(storage).value)
+    journal = Journal(store, sweep)
+    plan, lookup = journal.plan(), store_lookup(store)
+    found = []
+    for trial in plan["trials"]:
+        for cell, row in zip(trial["cells"], trial_rows(plan, trial, lookup, {}), strict=True):
+            result = lookup(kind, cell[kind]) if cell[kind] else None
+            design = {name: row[name] for name in DESIGN}
+            found += [{**design, **entry} for entry in entries(result)] if result else []
+    return pd.DataFrame(found)
+
+
+def _checkpoints(curves: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+    named = {name: curve for name, curve in curves.items() if isinstance(curve, list)}
+    return [dict(zip(named, values, strict=True)) for values in zip(*named.values(), strict=True)]
 
 
 def stored_rows(sweep: str, storage: str | None = None) -> list[dict[str, Any]]:

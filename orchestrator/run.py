@@ -25,6 +25,7 @@ from orchestrator.settings import without_password
 from orchestrator.sweep import Sweep, resolved
 from orchestrator.tracking import Tracker, trial_record
 from trainables.facts import NetworkSize
+from trainables.spec import PretrainSpec, StageSpec, in_order
 from trainables.store import Store
 
 if TYPE_CHECKING:
@@ -101,12 +102,7 @@ def run(
             sweep_text=text,
         )
         tracker.start()
-        # What reads a network that diverged will never be there, and is nothing to wait for.
-        never = {
-            digest
-            for digest, (stage, _) in flops.items()
-            if any((lookup(r.kind, r.digest) or {}).get("status") == "diverged" for r in stage.requires)
-        }
+        never = _never(flops, lookup)
         missing = schedule(plan, sizes, stored | never)
         state.to_do = {d: (stage.kind, cost) for d, (stage, cost) in flops.items() if d not in stored | never}
         interrupted = threading.Event()
@@ -166,6 +162,19 @@ def run(
             interrupted=interrupted.is_set(),
             report=store.path(f"{journal.folder}/report.html"),
         )
+
+
+def _never(flops: Mapping[str, tuple[StageSpec, float]], lookup: results.Lookup) -> set[str]:
+    """What rests on a network that diverged will never be there, and is nothing to wait for."""
+    lost: set[str] = set()
+    never: set[str] = set()
+    for stage in in_order(stage for stage, _ in flops.values()):
+        if any(required.digest in lost for required in stage.requires):
+            never.add(stage.digest)
+            lost.add(stage.digest)
+        elif isinstance(stage, PretrainSpec) and (lookup(stage.kind, stage.digest) or {}).get("status") == "diverged":
+            lost.add(stage.digest)
+    return never
 
 
 class _Driver:

@@ -12,7 +12,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, Field, RootModel
 
@@ -33,6 +33,7 @@ from orchestrator.model import (
     show,
 )
 from orchestrator.orderings import OrderingChoice, Shuffled
+from orchestrator.training import TrainingChange
 from trainables.spec import Ordering
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Point:
     representation: str  # "single", "cat:4", "time_cat:4"
     steps: int
     train_examples: int | None  # distinct examples over the whole mixture; None: all
+    training: TrainingChange
 
 
 def points(sweep: Sweep, sizes: Mapping[str, int]) -> Iterator[Point]:
@@ -106,6 +108,7 @@ def _axes(sweep: Sweep, sizes: Mapping[str, int]) -> list[Any]:
         [choice.label for choice in vary.representation],
         (sweep.pretrain.steps,) if vary.steps is None else vary.steps,
         vary.train_examples,
+        vary.training,
     ]
 
 
@@ -135,7 +138,7 @@ def _place(length: int) -> Callable[[float], int]:
 
 Width = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False), expect("a number above 0 and up to 1000")]
 
-ARCHITECTURES = ("mlp", "cnn", "resnet18", "resnet34", "resnet50", "vit_tiny", "vit_small")
+ARCHITECTURES = ("mlp", "cnn", "cnn_plain", "resnet18", "resnet34", "resnet50", "vit_tiny", "vit_small", "diagonal")
 
 ArchitectureName = Annotated[
     str,
@@ -222,14 +225,7 @@ class CountRange(Range):
 
 
 class RepresentationKind:
-    """What `vary.representation` may list: what a probe reads."""
-
-    splits_steps: ClassVar[bool] = False  # whether the members share the steps of one pretraining
-
-    @property
-    def members(self) -> int:
-        """Networks whose features are side by side."""
-        return 1
+    """What `vary.representation` may list: what a probe reads. What each means is in `trainables.representation`."""
 
     @property
     def label(self) -> str:
@@ -245,44 +241,104 @@ class Single(RepresentationKind, RootModel[Literal["single"]]):
 
     @property
     def label(self) -> str:
-        return "single"
+        return self.root
+
+
+class RandomInit(RepresentationKind, RootModel[Literal["random_init"]]):
+    """The features of a network that was never trained."""
+
+    model_config = WORD
+    root: Literal["random_init"] = "random_init"
+
+    @property
+    def label(self) -> str:
+        return self.root
 
 
 Members = Annotated[int, Field(ge=2, le=1000), expect("a whole number from 2 to 1000")]
 
 
-class Cat(RepresentationKind, Model):
+class Counted(RepresentationKind, Model):
+    """A representation with a number."""
+
+    @property
+    def label(self) -> str:
+        ((kind, count),) = self.model_dump().items()
+        return f"{kind}:{count}"
+
+
+class Cat(Counted):
     """The features of several networks side by side, each pretrained for all the steps."""
 
     cat: Members = Field(description="how many networks")
 
-    @property
-    def members(self) -> int:
-        return self.cat
 
-    @property
-    def label(self) -> str:
-        return f"cat:{self.cat}"
-
-
-class TimeCat(RepresentationKind, Model):
+class TimeCat(Counted):
     """The features of several networks side by side, which share the steps of one."""
 
     time_cat: Members = Field(description="how many networks")
-    splits_steps: ClassVar[bool] = True
-
-    @property
-    def members(self) -> int:
-        return self.time_cat
-
-    @property
-    def label(self) -> str:
-        return f"time_cat:{self.time_cat}"
 
 
-REPRESENTATIONS: Mapping[str, type[BaseModel]] = {"single": Single, "cat": Cat, "time_cat": TimeCat}
+class Complement(Counted):
+    """The same, each network told to find what those before it do not have."""
 
-RepresentationChoice: TypeAlias = Annotated[Single | Cat | TimeCat, Choose(REPRESENTATIONS)]
+    complement: Members = Field(description="how many networks")
+
+
+class Snapshots(Counted):
+    """The features of several snapshots of one network, at the ends of the cycles of its learning rate."""
+
+    snapshots: Members = Field(description="how many snapshots")
+
+
+class Wide(Counted):
+    """The features of one network several times as wide."""
+
+    wide: Members = Field(description="how many times as wide")
+
+
+class Distilled(Counted):
+    """The features of one network that learns to predict what several networks predict."""
+
+    distilled: Members = Field(description="how many networks it learns from")
+
+
+class Bonsai(Counted):
+    """The features of one network that learns what several rounds of discovery predict; all share the steps of one."""
+
+    bonsai: Members = Field(description="how many rounds")
+
+
+class CatPca(Counted):
+    """The control of `cat`: as many principal components of its features as one network has."""
+
+    cat_pca: Members = Field(description="how many networks")
+
+
+class CatAverage(Counted):
+    """The control of `cat`: each network's own probe, their probabilities averaged."""
+
+    cat_average: Members = Field(description="how many networks")
+
+
+REPRESENTATIONS: Mapping[str, type[BaseModel]] = {
+    "single": Single,
+    "random_init": RandomInit,
+    "cat": Cat,
+    "time_cat": TimeCat,
+    "complement": Complement,
+    "snapshots": Snapshots,
+    "wide": Wide,
+    "distilled": Distilled,
+    "bonsai": Bonsai,
+    "cat_pca": CatPca,
+    "cat_average": CatAverage,
+}
+
+RepresentationChoice: TypeAlias = Annotated[
+    Single | RandomInit | Cat | TimeCat | Complement | Snapshots | Wide | Distilled | Bonsai | CatPca | CatAverage,
+    Choose(REPRESENTATIONS),
+]
 
 
 # Axes and searches ----------------------------------------------------------------------------------------------------
@@ -319,6 +375,12 @@ class Vary(Model):
         description="distinct examples over the whole mixture, shared out by weight; by default all",
     )
 
+    training: Annotated[tuple[TrainingChange, ...], Listed(TrainingChange)] = Field(
+        (TrainingChange(),),
+        description="what differs from `pretrain`, for example {weight_decay: 0.001}; {} is `pretrain` itself. Direct "
+        "baselines follow, but for the deficit",
+    )
+
     @property
     def ranges(self) -> dict[str, Range]:
         """The axes that are ranges."""
@@ -340,6 +402,7 @@ class Vary(Model):
             self.depth,
             self.representation,
             self.train_examples,
+            self.training,
         )
         return math.prod(len(axis) for axis in (*axes, self.steps or (None,)) if isinstance(axis, tuple))
 

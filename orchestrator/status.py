@@ -18,19 +18,7 @@ def sweep_status(store: Store, sweep: str) -> dict[str, Any]:
     journal = Journal(store, sweep)
     plan = journal.plan()
     rows = results.rows(plan, results.store_lookup(store), journal.trial_states())
-    stages = {
-        (kind, digest)
-        for trial in plan["trials"]
-        for cell in trial["cells"]
-        for kind, digest in (
-            *(("pretrain", member) for member in cell["pretrain"] + cell["random_init_pretrain"]),
-            ("pretrain", cell["direct_pretrain"]),
-            ("probe", cell["transfer"]),
-            ("probe", cell["direct"]),
-            ("probe", cell["random_init"]),
-        )
-        if digest
-    }
+    stages = {(kind, digest) for trial in plan["trials"] for kind, digest in trial["stages"]}
     return {
         "sweep": sweep,
         "state": _state(journal),

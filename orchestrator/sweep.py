@@ -28,7 +28,9 @@ from orchestrator.model import (
     Listed,
     Model,
     Name,
+    NotNegative,
     OneOf,
+    Positive,
     Problem,
     SeedNumber,
     as_tuple,
@@ -41,7 +43,9 @@ from orchestrator.model import (
     show,
 )
 from orchestrator.space import Grid, Search, Vary
-from trainables import spec
+from orchestrator.training import Pretrain
+from orchestrator.transfer import Transfer
+from trainables import representation, spec
 
 MAX_BYTES = 1_000_000  # of one sweep file
 MAX_SEEDS = 10_000
@@ -134,15 +138,10 @@ def _first_seeds(value: Any) -> Any:
 Text = Annotated[str, Field(pattern=r"\S", max_length=5000)]
 Pixels = Annotated[int, Field(ge=1, le=4096)]
 Label = Annotated[int, Field(ge=0, le=1_000_000), expect("a whole number of at least 0")]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), expect("a finite number above 0")]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), expect("a finite number of at least 0")]
-BelowOne = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False), expect("a number of at least 0 and below 1")]
 OptionValue = Annotated[
     bool | int | Annotated[float, Field(allow_inf_nan=False)] | str | None,
     expect("a number, a word, true or false"),
 ]
-Protocol = Annotated[Literal["linear_probe"], OneOf()]
-Augmentation = Annotated[Literal["flip", "crop"], OneOf()]
 
 
 class Component(Model):
@@ -204,79 +203,58 @@ class Image(Model):
     )
 
 
-class Pretrain(Model):
-    """The optimisation of each pretraining run."""
-
-    steps: Count = Field(2000, description="optimiser steps")
-    batch_size: Annotated[int, Field(ge=1, le=1_000_000), expect("a whole number from 1 to 1000000")] = Field(
-        spec.Training.batch_size, description="examples in each step"
-    )
-    optimizer: Annotated[Literal["sgd", "adamw"], OneOf()] = Field(
-        "sgd", description="sgd (with Nesterov momentum) or adamw"
-    )
-    learning_rate: Positive = Field(spec.Training.learning_rate, description="at its peak")
-    momentum: BelowOne = Field(spec.Training.momentum, description="of sgd; the first beta of adamw")
-    weight_decay: NotNegative = Field(spec.Training.weight_decay, description="weight decay")
-    schedule: Annotated[Literal["constant", "cosine", "one_cycle"], OneOf()] = Field(
-        "cosine", description="the learning rate over time"
-    )
-    warmup_share: BelowOne = Field(
-        spec.Training.warmup_share, description="of the steps, linear from zero; one_cycle has its own"
-    )
-    label_smoothing: BelowOne = Field(spec.Training.label_smoothing, description="label smoothing")
-    augment: Annotated[tuple[Augmentation, ...], Listed(Augmentation, empty=True)] = Field(
-        (), description="flip (left and right) and crop (pad by an eighth and crop), in order"
-    )
-
-    def problems(self) -> Iterator[Problem]:
-        if self.schedule == "one_cycle" and self.warmup_share:
-            yield Problem(
-                ("warmup_share",),
-                f"found {self.warmup_share:g}; one_cycle has a warm-up of its own, so remove the key",
-            )
-
-    def training(self, steps: int) -> spec.Training:
-        """The optimisation of a run of so many steps."""
-        return spec.Training(**{**self.model_dump(), "steps": steps})
-
-
-class Transfer(Model):
-    """How features are turned into a prediction for each component."""
-
-    protocols: Annotated[tuple[Protocol, ...], Listed(Protocol)] = Field(
-        ("linear_probe",), description="how the features are read out"
-    )
-    l2: Annotated[tuple[Positive, ...], Listed(Positive)] = Field(
-        spec.Transfer.l2, description="penalties on the mean loss, one of which is chosen on validation"
-    )
-    train_examples: Examples = Field(None, description="at most so many training examples of the component")
-
-    def specs(self) -> tuple[spec.Transfer, ...]:
-        """One for each protocol."""
-        return tuple(
-            spec.Transfer(protocol=protocol, l2=self.l2, train_examples=self.train_examples)
-            for protocol in self.protocols
-        )
-
-
 class Direct(Model):
     """What a network trained on one component alone is given."""
 
     kind: Annotated[Literal["same_steps", "same_examples", "full"], OneOf()] = Field(
         "same_steps",
         description="same_steps: as many steps, on all examples of the component; same_examples: only the examples "
-        "that the mixture showed; full: all examples and its own number of steps",
+        "that the mixture showed; full: all examples and a number of steps of its own, chosen on validation",
     )
-    steps: Annotated[Count | None, expect("a whole number of at least 1")] = Field(
-        None, description="optimiser steps of `full`; by default twice those of the pretraining"
+    steps: Annotated[tuple[Count, ...], Listed(Count)] | None = Field(
+        None,
+        description="optimiser steps of `full`, one of which is chosen on validation; by default those of the "
+        "pretraining and twice those",
     )
 
     def problems(self) -> Iterator[Problem]:
         if self.steps is not None and self.kind != "full":
             yield Problem(
                 ("steps",),
-                f"found {self.steps}; {self.kind} has the steps of the pretraining: remove the key, or use full",
+                f"found {show(self.steps)}; {self.kind} has the steps of the pretraining: remove the key, or use full",
             )
+
+    def budgets(self, steps: int) -> tuple[int, ...]:
+        """The numbers of steps that are tried, given those of the pretraining."""
+        if self.kind != "full":
+            return (steps,)
+        return self.steps or (steps, 2 * steps)
+
+
+class Retention(Model):
+    """How much of the direct features the mixture's features hold, and what they are like."""
+
+    examples: Count = Field(spec.RetentionSpec.examples, description="of each split, at most")
+    layers: Annotated[bool, expect("true or false")] = Field(
+        spec.RetentionSpec.layers, description="probe every layer too"
+    )
+
+
+class Trajectory(Model):
+    """What the features were worth while the pretraining went on."""
+
+    points: Annotated[int, Field(ge=3, le=1000), expect("a whole number from 3 to 1000")] = Field(
+        12, description="checkpoints, from the initialisation to the end, about geometric"
+    )
+    examples: Count = Field(spec.TrajectorySpec.examples, description="of each split, and of the mixture, at most")
+    plasticity_steps: Annotated[int, Field(ge=0, le=1_000_000), expect("a whole number from 0 to 1000000")] = Field(
+        0, description="steps of direct training from every checkpoint; 0: not measured"
+    )
+
+
+def _switched(value: Any) -> Any:
+    """`true` as all the defaults, `false` as nothing."""
+    return {True: {}, False: None}[value] if isinstance(value, bool) else value
 
 
 class Resources(Model):
@@ -325,6 +303,12 @@ class Sweep(Model):
     pretrain: Pretrain = Field(Pretrain(), description="the optimisation of each pretraining run")
     transfer: Transfer = Field(Transfer(), description="how features are turned into a prediction")
     direct: Direct = Field(Direct(), description="the direct baseline of each component")
+    retention: Annotated[
+        Retention | None, BeforeValidator(_switched, json_schema_input_type=bool | Retention | None)
+    ] = Field(None, description="measure retention: true, or its settings")
+    trajectory: Annotated[
+        Trajectory | None, BeforeValidator(_switched, json_schema_input_type=bool | Trajectory | None)
+    ] = Field(None, description="measure trajectories: true, or their settings")
     search: Search = Field(Grid(), description="grid: every point of the design; random: a sample of them")
     resources: Resources = Field(Resources(), description="what one trial is given")
 
@@ -456,12 +440,15 @@ def _axis_problems(sweep: Sweep) -> Iterator[Problem]:
             yield Problem(("vary", name), message)
     fewest = sweep.vary.fewest_steps(sweep.pretrain.steps)
     for position, choice in enumerate(sweep.vary.representation):
-        if choice.splits_steps and choice.members > fewest:
+        if representation.fewest_steps(choice.label) > fewest:
             yield Problem(
                 ("vary", "representation", position),
                 f"found {show(choice)}; its networks share the {fewest} steps of the shortest pretraining, "
                 "and each needs at least one",
             )
+    for position, change in enumerate(sweep.vary.training):
+        for problem in change.problems_with(sweep.pretrain):
+            yield Problem(("vary", "training", position, *problem.loc), problem.message)
 
 
 def _first_problem(error: ValidationError, root: document.Node) -> str:

@@ -37,7 +37,7 @@ from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
-from orchestrator.results import Lookup, trial_status
+from orchestrator.results import RETENTION, Lookup, trial_status
 from orchestrator.settings import without_password
 from trainables.errors import UserError
 
@@ -57,6 +57,12 @@ LOCK_S = 60.0  # how long to wait while another process creates the database
 PAGE = 1000  # runs per search
 READERS = 8  # artifacts read at the same time; a server answers each in some milliseconds
 MAX_TEXT = 5000  # characters of a tag or param that every MLflow server takes
+# Metrics beside the gaps, each followed by the component.
+MEASURED = {
+    "peak_accuracy": "peak_accuracy",
+    "drop_from_peak": "drop_from_peak",
+    "saturation": "final_saturation",
+}
 MAX_NAME = 250  # characters of a run's name, the width of its column
 
 # Tags by which runs are found again.
@@ -157,12 +163,12 @@ def _results(lookup: Lookup, stages: Iterable[tuple[str, str]]) -> list[Mapping[
 
 def _params(plan: Mapping[str, Any], trial: Mapping[str, Any]) -> dict[str, str]:
     design = trial["design"]
-    named = {f"mixture.{component}": f"{share:.6g}" for component, share in design["mixture"].items()}
-    for key in ("ordering", "architecture", "width", "depth", "representation", "steps", "train_examples"):
+    named: dict[str, Any] = {f"mixture.{component}": f"{share:.6g}" for component, share in design["mixture"].items()}
+    for key in ("ordering", "architecture", "width", "depth", "representation", "steps", "train_examples", "training"):
         named[key] = design[key]
     named["seeds"] = ",".join(str(seed) for seed in sorted({cell["seed"] for cell in trial["cells"]}))
     named |= {"direct_kind": plan["direct_kind"], "protocol": plan["protocol"]}
-    return {key: _text(str(value)) for key, value in named.items() if value is not None}
+    return {key: _text(str(value)) for key, value in named.items() if value not in (None, "")}
 
 
 def _metrics(trial: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -171,7 +177,8 @@ def _metrics(trial: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dic
     `mean_gap` and `worst_gap` are over the components that have a direct baseline; both are absent if one of
     those has no gap, for the worst may be among the missing.
     """
-    ok = [row for row in rows if row["status"] == "ok"]
+    read = [row for row in rows if row["status"] == "ok"]
+    ok = [row for row in read if row["primary"]]
     components = list(dict.fromkeys(cell["component"] for cell in trial["cells"]))
     found: dict[str, float | None] = {}
     for name, column in (
@@ -186,10 +193,24 @@ def _metrics(trial: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dic
     known = [gap for gap in gaps if gap is not None]
     if known and len(known) == len(gaps):
         found |= {"mean_gap": fmean(known), "worst_gap": max(known)}
+    for name, column in (*MEASURED.items(), *((f"retention/{column}", column) for column in RETENTION)):
+        for component in components:
+            found[f"{name}/{component}"] = _mean(row[column] for row in ok if row["component"] == component)
+    for row in read:  # every further protocol under its own name
+        if not row["primary"]:
+            name = f"transfer/{row['component']}/{_reading(row)}"
+            same = (o for o in read if (o["component"], _reading(o)) == (row["component"], _reading(row)))
+            found.setdefault(name, _mean(o["transfer_accuracy"] for o in same))
     by_seed = {row["seed"]: row for row in ok}.values()  # the rows of one seed share its pretraining
     for column in ("seconds", "examples_per_second"):
         found[column] = _mean(row[column] for row in by_seed)
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _reading(row: Mapping[str, Any]) -> str:
+    """A protocol and its shots, as a part of a metric's name."""
+    shots = "" if row["shots"] is None else f" {row['shots']} shots"
+    return f"{row['protocol']}{shots}".replace(", ", " ")
 
 
 def _loss_curve(pretrained: Iterable[Mapping[str, Any]]) -> tuple[tuple[int, float], ...]:

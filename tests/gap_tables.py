@@ -59,7 +59,14 @@ def row(
         "random_init_accuracy": random_init,
         "chance_accuracy": 0.1,
     }
-    return found | results.gaps(transfer=transfer, direct=reference, random_init=random_init, chance=0.1)
+    return found | results.gaps(probe(transfer), probe(reference), probe(random_init))
+
+
+def probe(accuracy: float | None) -> Row:
+    """The result of a probe with this accuracy, which may be impossible; empty for None."""
+    return {} if accuracy is None else {
+        "test_accuracy": accuracy, "test_loss": 1 - accuracy, "chance_accuracy": 0.1, "num_test": 0,
+    }  # fmt: skip
 
 
 def mixture_label(shares: Mapping[str, float]) -> str:

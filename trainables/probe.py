@@ -8,6 +8,9 @@ one weight vector in place of two, C=2 / (l2 * N).
 The objective is convex and has one minimum, up to a constant added to every bias; here the biases of the classes that
 occur have mean 0. So a probe is a property of the features: there is no learning rate, no number of epochs and no seed
 in it. One L2 is chosen on the validation split. The test split is read once, after that.
+
+Beside it stand other readings of the same features, which protocols.py chooses among: ridge regression, nearest
+neighbours, a probe with a hidden layer, and a head repaired on balanced held-out examples.
 """
 
 from __future__ import annotations
@@ -15,12 +18,17 @@ from __future__ import annotations
 import math
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from trainables.draws import permutation
+from trainables.spec import derive_seed
 
 TOLERANCE = 1e-6  # a probe's objective is within this share of its minimum
 MAX_ITERATIONS = 20_000  # per L2; the most seen on principal axes is 543
@@ -38,7 +46,22 @@ MAX_AXES = 4096
 # when they are read for the second time: 20,000 x 256 features took 16 to 21 ms, against 24 to 56 ms in one piece.
 BLOCK_ENTRIES = 2**19
 
+# A ridge regression's scores become logits when they are multiplied by a factor between these. At the upper end a
+# lead of 0.01 already counts for certain.
+SHARPNESS = (1e-2, 1e3)
+
+SIMILARITIES = 2**24  # of examples to training examples, held at a time: 64 MiB
+
+HIDDEN_UNITS = 256
+HIDDEN_STEPS = 600
+HIDDEN_BATCH = 128
+HIDDEN_LEARNING_RATES = (1e-3, 3e-3)  # of AdamW, falling along half a cosine
+HIDDEN_WEIGHT_DECAYS = (3.0, 0.3, 0.0)  # decoupled: a step takes the share learning rate * weight decay off a weight
+
+REPAIRS = 10  # balanced draws whose heads are averaged, as many as in Kirichenko et al. (2023)
+
 Split = tuple[Tensor, Tensor]  # (N, D) features, (N,) labels
+Model = TypeVar("Model")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,27 +104,74 @@ def linear_probe(train: Split, validation: Split, test: Split, num_classes: int,
     Raises:
         ValueError: a split is empty or malformed, its features are not finite, or its labels are not classes.
     """
-    _check("validation", *validation, num_classes)
-    candidates = []
-    for probe in fit_path(*train, num_classes, l2s):
-        correct, loss = _evaluate(probe, *validation)
-        candidates.append((_share(correct), -loss, probe.l2, probe))
-    validation_accuracy, _, l2, probe = max(candidates, key=lambda candidate: candidate[:3])
-    _check("test", *test, num_classes)
-    test_correct, test_loss = _evaluate(probe, *test)
+    check("validation", *validation, num_classes)
+    probes = fit_path(*train, num_classes, l2s)
+    chosen = choose(((p.l2, p) for p in probes), lambda p: p.logits(validation[0]), validation[1])
+    probe = chosen.model
+    check("test", *test, num_classes)
+    test_correct, test_loss = evaluate(probe.logits(test[0]), test[1])
     return ProbeResult(
-        l2=l2,
-        validation_accuracy=validation_accuracy,
-        test_accuracy=_share(test_correct),
+        l2=probe.l2,
+        validation_accuracy=chosen.validation_accuracy,
+        test_accuracy=share(test_correct),
         test_loss=test_loss,
-        train_accuracy=_share(_evaluate(probe, *train)[0]),
-        path=tuple((l2, accuracy) for accuracy, _, l2, _ in candidates),
+        train_accuracy=share(evaluate(probe.logits(train[0]), train[1])[0]),
+        path=chosen.path,
         probe=probe,
         test_correct=test_correct,
     )
 
 
-def fit_path(features: Tensor, labels: Tensor, num_classes: int, l2s: Sequence[float]) -> list[Probe]:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Choice(Generic[Model]):
+    """What a validation split made of several candidates."""
+
+    model: Model
+    setting: float
+    validation_accuracy: float
+    path: tuple[tuple[float, float], ...]  # (setting, validation accuracy) of every candidate, in the order given
+
+
+def choose(
+    candidates: Iterable[tuple[float, Model]],
+    logits: Callable[[Model], Tensor],
+    labels: Tensor,
+    *,
+    prefer_small: bool = False,
+) -> Choice[Model]:
+    """The candidate with the best validation accuracy; of equals, the lower loss, then the larger setting.
+
+    A candidate whose loss is not finite has diverged: it is neither chosen nor in the path.
+
+    Args:
+        candidates: setting and model of each. No more than two of the models are kept at a time.
+        logits: (N, C) of the validation examples by a model.
+        labels: (N,) of the validation examples.
+        prefer_small: of settings that are equal in accuracy and loss take the smaller one.
+
+    Raises:
+        ValueError: every candidate has diverged.
+    """
+    best: tuple[tuple[float, float, float], float, Model] | None = None
+    path, settings = [], []
+    for setting, model in candidates:
+        settings.append(setting)
+        correct, loss = evaluate(logits(model), labels)
+        if not math.isfinite(loss):
+            continue
+        rank = (share(correct), -loss, -setting if prefer_small else setting)
+        path.append((setting, rank[0]))
+        if best is None or rank > best[0]:
+            best = rank, setting, model
+    if best is None:
+        raise ValueError(f"training has diverged at every setting of {settings}; give lower learning rates")
+    rank, setting, model = best
+    return Choice(model=model, setting=setting, validation_accuracy=rank[0], path=tuple(path))
+
+
+def fit_path(
+    features: Tensor, labels: Tensor, num_classes: int, l2s: Sequence[float], dimensions: int | None = None
+) -> list[Probe]:
     """The probe for every L2, in the order given. Each starts from the next stronger one.
 
     A class without training examples is never predicted: its weights are 0, where the penalty leaves them, and its
@@ -112,16 +182,16 @@ def fit_path(features: Tensor, labels: Tensor, num_classes: int, l2s: Sequence[f
         labels: (N,) integers in [0, num_classes).
         num_classes: C, the classes seen here or not.
         l2s: positive.
+        dimensions: how many leading principal axes of the standardised features may be read; None: all. With as many
+            as there are features the probe is the same as with None.
 
     Raises:
         ValueError: an argument is not as above.
     """
-    _check("training", features, labels, num_classes)
-    if not l2s or not all(math.isfinite(l2) and l2 > 0 for l2 in l2s):
-        raise ValueError(f"the probe's l2 is {list(l2s)}; give one or more positive numbers")
+    _check_fit(features, labels, num_classes, l2s, dimensions)
     mean, scale = _standardisation(features)
     classes, targets = torch.unique(labels.long(), return_inverse=True)
-    problem = _pose(features, mean, scale, targets)
+    problem = _pose(features, mean, scale, targets, dimensions)
     absent_bias = -math.log(len(labels) + 1)
     probes = {}
     weight = problem.frequencies(len(classes))
@@ -149,19 +219,225 @@ def extract(features: nn.Module, batches: Iterable[Tensor]) -> Tensor:
         ValueError: there is no batch.
     """
     device = next((p.device for p in features.parameters()), None)
-    modes = {module: module.training for module in features.modules()}
-    features.eval()
-    try:
+    with evaluating(features):
         found = [features(batch.to(device)).flatten(1).float() for batch in batches]
-    finally:
-        for module, training in modes.items():
-            module.training = training
     if not found:
         raise ValueError("there are no examples to extract features of")
     return torch.cat(found)
 
 
-def _check(split: str, features: Tensor, labels: Tensor, num_classes: int) -> None:
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """The module is in evaluation mode meanwhile; the mode of every submodule is afterwards what it was."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
+
+
+# --- Other readings of the same features. ---
+
+
+def ridge_path(
+    features: Tensor, labels: Tensor, num_classes: int, l2s: Sequence[float], dimensions: int | None = None
+) -> list[Probe]:
+    """The ridge regression of the classes' indicators for every L2, in the order given: one eigendecomposition.
+
+    It minimises the mean of ||W z + b - onehot(y)||^2, + l2 ||W||_F^2, where z are standardised features. That is
+    scikit-learn's RidgeClassifier(alpha=l2 * N). A class without training examples is never predicted: its score is 0,
+    and those of the others have sum 1.
+
+    The arguments, and what is raised, are those of `fit_path`.
+    """
+    _check_fit(features, labels, num_classes, l2s, dimensions)
+    mean, scale = _standardisation(features)
+    standard = (features.to(mean.dtype) - mean).div_(scale)
+    axes = _principal_axes(standard, dimensions)
+    coordinates = standard @ axes  # (N, R), uncorrelated
+    variances = coordinates.square().mean(0)
+    targets = F.one_hot(labels.long(), num_classes).to(mean.dtype)
+    covariances = targets.T @ coordinates / len(labels)  # (C, R); the coordinates have mean 0
+    return [
+        Probe(weight=covariances / (variances + l2) @ axes.T, bias=targets.mean(0), mean=mean, scale=scale, l2=l2)
+        for l2 in l2s
+    ]
+
+
+def sharpened(probe: Probe, features: Tensor, labels: Tensor) -> Probe:
+    """The probe whose logits are `probe`'s times the factor with the least cross-entropy on these examples.
+
+    The factor is within SHARPNESS, and the predictions stay the same. For scores that are no logits, as a ridge
+    regression's. Source: temperature scaling, Guo et al. (2017), arXiv:1706.04599.
+    """
+    scores = probe.logits(features)
+    right = scores.gather(1, labels.long()[:, None]).mean()
+    low, high = (math.log(bound) for bound in SHARPNESS)
+    for _ in range(40):  # the loss is convex in the factor: halve the interval in which its derivative vanishes
+        middle = (low + high) / 2
+        expected = ((math.exp(middle) * scores).softmax(1) * scores).sum(1).mean()
+        low, high = (low, middle) if expected > right else (middle, high)
+    factor = math.exp((low + high) / 2)
+    return Probe(
+        weight=factor * probe.weight, bias=factor * probe.bias, mean=probe.mean, scale=probe.scale, l2=probe.l2
+    )
+
+
+def nearest_labels(train: Split, features: Tensor, count: int) -> Tensor:
+    """(N, count) labels of the training examples with the greatest cosine similarity to each example, nearest first.
+
+    All of them, if there are fewer. A feature vector of 0 has similarity 0 to every other.
+    """
+    keys = F.normalize(train[0]).T
+    size = max(1, SIMILARITIES // keys.shape[1])
+    count = min(count, keys.shape[1])
+    found = [(F.normalize(block) @ keys).topk(count).indices for block in torch.split(features, size)]
+    return train[1][torch.cat(found)]
+
+
+def vote(nearest: Tensor, num_classes: int) -> Tensor:
+    """(N, C) logits of a majority vote of the neighbours' labels (N, k), nearest first; a tie goes to the nearest.
+
+    The probabilities are those of Laplace's rule, (votes + 1) / (k + C), so that no class is impossible.
+    """
+    count = nearest.shape[1]
+    places = torch.arange(count, 0, -1, device=nearest.device, dtype=torch.float64).expand(nearest.shape)
+    votes = torch.zeros(len(nearest), num_classes, device=nearest.device, dtype=torch.float64)
+    first = torch.zeros_like(votes).scatter_reduce_(1, nearest, places, "amax")  # k: has the nearest; 0: has none
+    votes.scatter_add_(1, nearest, torch.ones_like(places))
+    return (votes + 1 + 1e-6 * first / count).log()  # the last term decides ties, and nothing else
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HiddenProbe:
+    """A classifier of standardised features with one hidden layer."""
+
+    learning_rate: float
+    weight_decay: float
+    layers: nn.Module
+    mean: Tensor  # (D,) of the training split
+    scale: Tensor
+
+    @torch.no_grad()
+    def logits(self, features: Tensor) -> Tensor:
+        """(N, D) features -> (N, C)."""
+        parts = torch.split(features, 8192)
+        return torch.cat([self.layers(_standardised(part, self.mean, self.scale)) for part in parts])
+
+
+def fit_hidden(train: Split, num_classes: int, learning_rate: float, weight_decay: float, seed: int) -> HiddenProbe:
+    """HIDDEN_UNITS ReLU units on standardised features, and a linear layer: cross-entropy by HIDDEN_STEPS of AdamW.
+
+    Initial weights and batches come from the seed. Each example comes once before any comes again.
+    """
+    features, labels = train
+    check("training", features, labels, num_classes)
+    mean, scale = _standardisation(features)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "mlp_probe", "init"))
+        layers = nn.Sequential(
+            nn.Linear(features.shape[1], HIDDEN_UNITS), nn.ReLU(), nn.Linear(HIDDEN_UNITS, num_classes)
+        )
+    layers.to(features.device)
+    optimizer = torch.optim.AdamW(layers.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, HIDDEN_STEPS)
+    for positions in shuffled_batches(
+        len(labels), HIDDEN_BATCH, HIDDEN_STEPS, derive_seed(seed, "mlp_probe", "batches")
+    ):
+        chosen = positions.to(features.device)
+        loss = F.cross_entropy(layers(_standardised(features[chosen], mean, scale)), labels[chosen].long())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+    return HiddenProbe(learning_rate=learning_rate, weight_decay=weight_decay, layers=layers, mean=mean, scale=scale)
+
+
+def repair(pool: Split, num_classes: int, l2s: Sequence[float], seed: int) -> Choice[Probe]:
+    """The mean of REPAIRS linear probes, each fitted on another draw of as many examples of each class.
+
+    First every L2 is fitted on a balanced draw from one half of each class, and the other halves choose among them.
+    Then the chosen one is fitted on balanced draws from the whole pool, and weights and biases are averaged. The
+    accuracies in the result are those of the choice, on the half held back.
+
+    Raises:
+        ValueError: no class has two examples; or as for `fit_path`.
+
+    Source: deep feature reweighting, Kirichenko, Izmailov & Wilson (2023), arXiv:2204.02937, with classes for groups
+        and an L2 penalty.
+    """
+    features, labels = pool
+    check("held-out", features, labels, num_classes)
+    order = _permuted(len(labels), derive_seed(seed, "repair", "halves"), labels.device)
+    kept = rank_in_class(labels[order]) % 2 == 0
+    fitting, choosing = order[kept], order[~kept]
+    if not len(choosing):
+        raise ValueError(f"{len(labels)} held-out examples, no two of a class; one half fits a head, the other chooses")
+    balanced = fitting[_balanced(labels[fitting])]
+    probes = fit_path(features[balanced], labels[balanced], num_classes, l2s)
+    chosen = choose(((p.l2, p) for p in probes), lambda p: p.logits(features[choosing]), labels[choosing])
+    weights, biases = [], []
+    for draw in range(REPAIRS):
+        order = _permuted(len(labels), derive_seed(seed, "repair", str(draw)), labels.device)
+        balanced = order[_balanced(labels[order])]
+        (found,) = fit_path(features[balanced], labels[balanced], num_classes, [chosen.setting])
+        weight, bias = on_raw_features(found)
+        weights.append(weight)
+        biases.append(bias)
+    mean = Probe(
+        weight=torch.stack(weights).mean(0),
+        bias=torch.stack(biases).mean(0),
+        mean=torch.zeros_like(weights[0][0]),
+        scale=torch.ones_like(weights[0][0]),
+        l2=chosen.setting,
+    )
+    return Choice(model=mean, setting=chosen.setting, validation_accuracy=chosen.validation_accuracy, path=chosen.path)
+
+
+def on_raw_features(probe: Probe) -> tuple[Tensor, Tensor]:
+    """(C, D) weight and (C,) bias of the same probe for features that are not standardised."""
+    weight = probe.weight / probe.scale
+    return weight, probe.bias - weight @ probe.mean
+
+
+def shuffled_batches(num_examples: int, batch_size: int, steps: int, seed: int) -> Iterator[Tensor]:
+    """(B,) positions for every step, on the CPU. Each example comes once before any comes again.
+
+    B is the batch size, or the number of examples if that is less.
+    """
+    size = min(batch_size, num_examples)
+    waiting = torch.empty(0, dtype=torch.int64)
+    epoch = 0
+    for _ in range(steps):
+        if len(waiting) < size:
+            more = torch.from_numpy(permutation(derive_seed(seed, "epoch", str(epoch)), num_examples))
+            waiting, epoch = torch.cat([waiting, more]), epoch + 1
+        yield waiting[:size]
+        waiting = waiting[size:]
+
+
+def _permuted(count: int, seed: int, device: torch.device) -> Tensor:
+    return torch.from_numpy(permutation(seed, count)).to(device)
+
+
+def _balanced(labels: Tensor) -> Tensor:
+    """(N,) bool: the first so many examples of each class that occurs, as many as the rarest of them has."""
+    counts = torch.bincount(labels)
+    return rank_in_class(labels) < counts[counts > 0].min()
+
+
+def _standardised(features: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """(N, D) float32."""
+    return ((features - mean) / scale).float()
+
+
+# --- What all of them share. ---
+
+
+def check(split: str, features: Tensor, labels: Tensor, num_classes: int) -> None:
+    """Raises ValueError for features (N, D) that are none or not finite, and for labels (N,) that are not classes."""
     if features.ndim != 2 or labels.shape != features.shape[:1] or 0 in features.shape:
         raise ValueError(
             f"{split} features {tuple(features.shape)} and labels {tuple(labels.shape)}; "
@@ -179,14 +455,34 @@ def _check(split: str, features: Tensor, labels: Tensor, num_classes: int) -> No
         raise ValueError(f"{split} labels reach from {low} to {high}; with {num_classes} classes, 0 comes first")
 
 
-def _evaluate(probe: Probe, features: Tensor, labels: Tensor) -> tuple[Tensor, float]:
-    """(N,) whether each prediction is right, and the mean cross-entropy."""
-    logits = probe.logits(features)
+def evaluate(logits: Tensor, labels: Tensor) -> tuple[Tensor, float]:
+    """(N,) whether each prediction is right, and the mean cross-entropy in nats, of (N, C) logits."""
     return logits.argmax(1) == labels, float(F.cross_entropy(logits, labels.long()))
 
 
-def _share(correct: Tensor) -> float:
+def share(correct: Tensor) -> float:
+    """The accuracy, in [0, 1]."""
     return int(correct.sum()) / len(correct)
+
+
+def rank_in_class(labels: Tensor) -> Tensor:
+    """(N,) how many examples of the same class come before each example."""
+    order = labels.argsort(stable=True)
+    counts = torch.bincount(labels)
+    starts = counts.cumsum(0) - counts
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(labels), device=labels.device) - starts[labels[order]]
+    return rank
+
+
+def _check_fit(
+    features: Tensor, labels: Tensor, num_classes: int, l2s: Sequence[float], dimensions: int | None
+) -> None:
+    check("training", features, labels, num_classes)
+    if not l2s or not all(math.isfinite(l2) and l2 > 0 for l2 in l2s):
+        raise ValueError(f"the probe's l2 is {list(l2s)}; give one or more positive numbers")
+    if dimensions is not None and dimensions < 1:
+        raise ValueError(f"a probe of {dimensions} dimensions; ask for one or more")
 
 
 def _for_all(classes: Tensor, num_classes: int, values: Tensor, absent: float) -> Tensor:
@@ -248,22 +544,26 @@ class _Problem:
         return average * self.design.square().mean(0)
 
 
-def _pose(features: Tensor, mean: Tensor, scale: Tensor, targets: Tensor) -> _Problem:
+def _pose(features: Tensor, mean: Tensor, scale: Tensor, targets: Tensor, dimensions: int | None) -> _Problem:
     standard = (features.to(mean.dtype) - mean).div_(scale)
-    axes = _principal_axes(standard) if min(standard.shape) <= MAX_AXES else None
+    wanted = dimensions is not None or min(standard.shape) <= MAX_AXES
+    axes = _principal_axes(standard, dimensions) if wanted else None
     coordinates = standard if axes is None else standard @ axes
     return _Problem(F.pad(coordinates, (0, 1), value=1.0), axes, targets)
 
 
-def _principal_axes(standard: Tensor) -> Tensor:
-    """(D, R) orthonormal; they span all (N, D) examples, and R is the smaller of N and D."""
+def _principal_axes(standard: Tensor, dimensions: int | None = None) -> Tensor:
+    """(D, R) orthonormal, the one with the largest variance last; R is the least of N, D and `dimensions`.
+
+    Unless there are fewer dimensions, they span all (N, D) examples.
+    """
     axes: Tensor
     if len(standard) >= standard.shape[1]:
         _, axes = torch.linalg.eigh(standard.T @ standard)
     else:
         span, coordinates = torch.linalg.qr(standard.T)  # (D, N), (N, N)
         axes = span @ torch.linalg.eigh(coordinates @ coordinates.T)[1]
-    return axes
+    return axes if dimensions is None else axes[:, -dimensions:]
 
 
 # --- Its solution: L-BFGS (Nocedal & Wright, Numerical Optimization, algorithm 7.5). ---

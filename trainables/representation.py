@@ -1,32 +1,167 @@
-"""What does the probe read? The networks whose features are concatenated.
+"""What does the probe read? The networks whose features it sees, and how each of them is pretrained.
 
-Members are ordinary pretraining stages: a concatenation shares them with every trial that has them. `cat` trains each
-for the full number of steps, `time_cat` shares the steps out among them, so that it costs what one network costs.
+Members are ordinary pretraining stages: a concatenation shares them with every trial that has them. `steps` are those
+of the trial. Kinds whose members share the steps cost in pretraining what one network costs:
 
-Source: CAT is Zhang & Bottou (2023), arXiv:2212.07346; Time-CAT is Yang, Zhang & Bottou (2025), arXiv:2506.18221.
+    single          one network
+    cat:n           n networks side by side, each pretrained for all the steps
+    time_cat:n      n networks side by side that share the steps
+    complement:n    the same, each network after the first told to find what those before it do not have
+    snapshots:n     n snapshots of one run, at the ends of the n cycles of its learning rate
+    wide:n          one network n times as wide
+    distilled:n     one network that learns to predict what the n networks of cat:n predict
+    bonsai:n        n rounds of discovery, each on data that the rounds before do not explain, and one network that
+                    learns to predict what they predict; all n + 1 share the steps
+    random_init:n   n networks that were never trained
+    cat_pca:n       the control of cat:n: as many principal components of its features as one network has
+    cat_average:n   the control of cat:n: each member's own probe, probabilities averaged
+
+Sources: CAT, DISTILL and wide are Zhang & Bottou (2023), arXiv:2212.07346; Time-CAT is Yang, Zhang & Bottou (2025),
+arXiv:2506.18221; Bonsai is Zhang et al. (2022), arXiv:2203.15516; snapshots are Huang et al. (2017), arXiv:1704.00109.
+`complement` is this program's own.
 """
 
 from __future__ import annotations
 
-from trainables.spec import derive_seed
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from trainables.spec import Architecture, Guide, Mixture, PretrainSpec, Training, derive_seed
+
+Members = tuple[PretrainSpec, ...]
+
+
+@dataclass(kw_only=True, slots=True)
+class Pretraining:
+    """How the networks of one replicate are pretrained, but for the number of their steps."""
+
+    mixture: Callable[[int], Mixture]  # the mixture of a run of so many steps
+    run: Callable[[Mixture, Architecture, Training, int], PretrainSpec]  # the last argument is the seed
+    architecture: Architecture
+    training: Callable[[int], Training]  # of so many steps
+    steps: int
+    seed: int
+
+    def plain(self, steps: int, seed: int) -> PretrainSpec:
+        """A run of so many steps without a guide."""
+        return self.run(self.mixture(steps), self.architecture, self.training(steps), seed)
+
+    def seeds(self, count: int) -> tuple[int, ...]:
+        """The seeds of the members. The first is the replicate's own; the others belong to this replicate alone.
+
+        So replicates share no network and stay independent, and the first member is shared with `single`.
+        """
+        if count == 1:
+            return (self.seed,)
+        return (self.seed, *(derive_seed(self.seed, "member", str(m)) for m in range(1, count)))
 
 
 def parse(representation: str) -> tuple[str, int]:
-    """The kind and the number of members: `single` is one, `cat:4` and `time_cat:4` are four."""
-    kind, _, members = representation.partition(":")
-    return kind, int(members) if members else 1
+    """The kind and its number: `single` is one, `cat:4` and `time_cat:4` are four."""
+    kind, _, count = representation.partition(":")
+    return kind, int(count) if count else 1
 
 
-def member_steps(representation: str, steps: int) -> int:
-    """Optimiser steps of each member."""
-    kind, members = parse(representation)
-    return steps // members if kind == "time_cat" else steps
+def members(representation: str, pretraining: Pretraining) -> Members:
+    """The networks whose features the probe reads."""
+    kind, count = parse(representation)
+    return KINDS[kind](pretraining, count)
 
 
-def member_seeds(representation: str, seed: int) -> tuple[int, ...]:
-    """The seed of each member. The first is the replicate's own; the others belong to this replicate alone.
+def untrained(representation: str, pretraining: Pretraining) -> Members:
+    """The same networks at their random initialisation: as many, of the same architecture."""
+    kind, count = parse(representation)
+    architecture = _widened(pretraining.architecture, count) if kind == "wide" else pretraining.architecture
+    seeds = pretraining.seeds(count if kind in SIDE_BY_SIDE else 1)
+    return tuple(initialisation(architecture, seed) for seed in seeds)
 
-    So replicates share no network and stay independent, and the first member is shared with `single`.
-    """
-    _, members = parse(representation)
-    return (seed, *(derive_seed(seed, "member", str(m)) for m in range(1, members)))
+
+def initialisation(architecture: Architecture, seed: int) -> PretrainSpec:
+    """A network at its random initialisation: a pretraining of no steps."""
+    return PretrainSpec(mixture=Mixture(shares=()), architecture=architecture, training=Training(steps=0), seed=seed)
+
+
+def fewest_steps(representation: str) -> int:
+    """Steps that a trial needs for each of its networks to have one."""
+    kind, count = parse(representation)
+    return {"time_cat": count, "complement": count, "snapshots": count, "bonsai": count + 1}.get(kind, 1)
+
+
+# The kinds: each returns the networks that the probe reads ------------------------------------------------------------
+
+
+def cat(p: Pretraining, count: int) -> Members:
+    return tuple(p.plain(p.steps, seed) for seed in p.seeds(count))
+
+
+def time_cat(p: Pretraining, count: int) -> Members:
+    return tuple(p.plain(p.steps // count, seed) for seed in p.seeds(count))
+
+
+def complement(p: Pretraining, count: int) -> Members:
+    """Each member looks once at every earlier one's features: that is counted, and the steps are fewer for it."""
+    steps = max(1, p.steps // count)
+    overhead = _distinct(p.mixture(steps)) * (count - 1) * count // 2  # forward passes of one example
+    per_step = 3 * p.training(1).batch_size  # a step costs three forward passes of its examples
+    steps = max(1, (p.steps - -(-overhead // per_step)) // count)
+    found: Members = ()
+    for seed in p.seeds(count):
+        member = p.plain(steps, seed)
+        found += (replace(member, guide=Guide(kind="complement", teachers=found)) if found else member,)
+    return found
+
+
+def snapshots(p: Pretraining, count: int) -> Members:
+    training = replace(p.training(p.steps), schedule="cosine", cycles=count)
+    run = p.run(p.mixture(p.steps), p.architecture, training, p.seed)
+    return (*(replace(run, until=p.steps * k // count) for k in range(1, count)), run)
+
+
+def wide(p: Pretraining, count: int) -> Members:
+    return (p.run(p.mixture(p.steps), _widened(p.architecture, count), p.training(p.steps), p.seed),)
+
+
+def distilled(p: Pretraining, count: int) -> Members:
+    return (_student(p, p.steps, cat(p, count)),)
+
+
+def bonsai(p: Pretraining, count: int) -> Members:
+    steps = p.steps // (count + 1)
+    rounds: Members = ()
+    for seed in p.seeds(count):
+        discovery = p.plain(steps, seed)
+        rounds += (replace(discovery, guide=Guide(kind="reweight", teachers=rounds)) if rounds else discovery,)
+    return (_student(p, steps, rounds),)
+
+
+def random_init(p: Pretraining, count: int) -> Members:
+    return tuple(initialisation(p.architecture, seed) for seed in p.seeds(count))
+
+
+KINDS: Mapping[str, Callable[[Pretraining, int], Members]] = {
+    "single": cat,
+    "cat": cat,
+    "time_cat": time_cat,
+    "complement": complement,
+    "snapshots": snapshots,
+    "wide": wide,
+    "distilled": distilled,
+    "bonsai": bonsai,
+    "random_init": random_init,
+    "cat_pca": cat,
+    "cat_average": cat,
+}
+SIDE_BY_SIDE = ("cat", "time_cat", "complement", "snapshots", "random_init", "cat_pca", "cat_average")
+
+
+def _student(p: Pretraining, steps: int, teachers: Members) -> PretrainSpec:
+    student = p.plain(steps, derive_seed(p.seed, "student"))
+    return replace(student, guide=Guide(kind="distil", teachers=teachers))
+
+
+def _widened(architecture: Architecture, count: int) -> Architecture:
+    return replace(architecture, width=architecture.width * count)
+
+
+def _distinct(mixture: Mixture) -> int:
+    return sum(share.distinct for share in mixture.shares)

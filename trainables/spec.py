@@ -1,27 +1,32 @@
 """What exactly is to be computed? Frozen specs of stages and trials, and the digests that name their results.
 
-A stage is one computation whose result is kept: one pretraining, one probe. Its digest covers everything that
-determines the result (its fields, the content of its data, the number of the recipe that computes it) and nothing
-else: neither a component's name nor the sweep, trial or person that asked. Equal digests are the same work, done once.
+A stage is one computation whose result is kept: one pretraining, one probe, one measurement of retention, one
+trajectory. Its digest covers everything that determines the result (its fields, the content of its data, the number of
+the recipe that computes it) and nothing else: neither a component's name nor the sweep, trial or person that asked.
+Equal digests are the same work, done once.
 
-The direct baseline of a component is a pretraining whose mixture is that component alone, and a network at its random
-initialisation is a pretraining of zero steps, so one kind of stage serves all three.
+The direct baseline of a component is a pretraining whose mixture is that component alone, a network at its random
+initialisation is a pretraining of zero steps, and a checkpoint is a pretraining that stops early, so one kind of stage
+serves them all.
 
 Digests are built bottom up from the cached digests of their parts: naming 700,000 stages takes seconds, not minutes.
+A field at its default is not part of a digest, so a new field leaves the results of all earlier versions in place.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
 # Raised whenever the computation changes in a way that moves results: old entries of the store then no longer match.
 PRETRAIN_RECIPE = 1
 PROBE_RECIPE = 1
+RETENTION_RECIPE = 1
+TRAJECTORY_RECIPE = 1
 
 
 def derive_seed(root: int, *purpose: str) -> int:
@@ -33,6 +38,12 @@ def derive_seed(root: int, *purpose: str) -> int:
 def digest_of(*parts: object) -> str:
     """64 hexadecimal digits that name the sequence `parts`, which consists of strings, numbers, booleans and None."""
     return hashlib.sha256(json.dumps(parts, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
+
+
+def digest_of_settings(kind: str, value: Any) -> str:
+    """`digest_of` the fields of a flat dataclass that are not at their default, by name."""
+    changed = {f.name: as_json(getattr(value, f.name)) for f in fields(value) if getattr(value, f.name) != f.default}
+    return digest_of(kind, *sorted(changed.items()))
 
 
 def as_json(value: Any) -> Any:
@@ -157,7 +168,7 @@ class Ordering:
 
     @cached_property
     def digest(self) -> str:
-        return digest_of("ordering", *(as_json(getattr(self, f.name)) for f in fields(self)))
+        return digest_of_settings("ordering", self)
 
 
 SHUFFLED = Ordering()
@@ -174,7 +185,7 @@ class Architecture:
 
     @cached_property
     def digest(self) -> str:
-        return digest_of("architecture", *(as_json(getattr(self, f.name)) for f in fields(self)))
+        return digest_of_settings("architecture", self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,28 +198,54 @@ class Training:
     learning_rate: float = 0.1  # at its peak
     momentum: float = 0.9  # sgd; the first beta of adamw
     weight_decay: float = 0.0
-    schedule: str = "cosine"  # constant, cosine, one_cycle
+    schedule: str = "cosine"  # a key of SCHEDULES in pretrain.py
     warmup_share: float = 0.0  # of the steps, linear from zero; one_cycle has its own
+    decay_share: float = 0.2  # trapezoid: of the steps, linear to zero at the end
+    cycles: int = 1  # cosine: how often the learning rate starts again at its peak, the steps shared out equally
     label_smoothing: float = 0.0
+    dropout: float = 0.0  # on the features that the head reads
     precision: str = "float32"  # of the forward and backward passes; bfloat16: mixed, the weights stay float32
     augment: tuple[str, ...] = ()  # keys of AUGMENTATIONS in pretrain.py, in order of application
+    deficit: str = ""  # a key of DEFICITS in deficits.py, under which every image is shown during the window
+    deficit_window: tuple[float, float] = (0.0, 0.0)  # from and until, as shares of the steps
 
     @cached_property
     def digest(self) -> str:
-        return digest_of("training", *(as_json(getattr(self, f.name)) for f in fields(self)))
+        return digest_of_settings("training", self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Transfer:
     """How features are turned into a prediction for a component."""
 
-    protocol: str = "linear_probe"
+    protocol: str = "linear_probe"  # a key of PROTOCOLS in protocols.py
     l2: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # on the mean loss; one is chosen on validation
     train_examples: int | None = None  # the first so many training examples of the component; None: all
+    shots: int | None = None  # of those, the first so many of each class; None: all
+    combine: str = "concatenate"  # members' features side by side; "average": their own probes' probabilities
+    compression: int = 1  # so many times fewer leading principal components are read than there are features
+    neighbours: tuple[int, ...] = (1, 5, 20, 50)  # knn: one is chosen on validation
+    learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1)  # fine-tuning: one is chosen on validation
+    steps: int = 200  # optimiser steps of fine-tuning
+    batch_size: int = 128  # of fine-tuning
+    dropout: float = 0.0  # on the features that the head reads, while fine-tuning
 
     @cached_property
     def digest(self) -> str:
-        return digest_of("transfer", *(as_json(getattr(self, f.name)) for f in fields(self)))
+        return digest_of_settings("transfer", self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guide:
+    """What a pretraining run is told by networks that were trained before it."""
+
+    kind: str  # a key of GUIDES in guides.py
+    teachers: tuple[PretrainSpec, ...]
+    strength: float = 1.0  # of what it adds to the loss
+
+    @cached_property
+    def digest(self) -> str:
+        return digest_of("guide", self.kind, self.strength, *(teacher.digest for teacher in self.teachers))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,22 +260,50 @@ class PretrainSpec:
     training: Training
     seed: int
     pool_seed: int | None = None  # decides which examples are in a pool; None: `seed`
+    guide: Guide | None = None
+    until: int | None = None  # a checkpoint: the weights after so many of the run's steps; None: after all
+
+    def __post_init__(self) -> None:
+        assert self.until is None or 0 < self.until < self.training.steps, "a checkpoint lies inside its run"
 
     @cached_property
     def digest(self) -> str:
         parts = (self.mixture.digest, self.ordering.digest, self.architecture.digest, self.training.digest)
         pool = "" if self.pool_seed in (None, self.seed) else f":{self.pool_seed}"
-        name = f"{self.kind}/{PRETRAIN_RECIPE}:{':'.join(parts)}:{self.seed}{pool}"
+        more = (f":{self.guide.digest}" if self.guide else "") + (f":until {self.until}" if self.until else "")
+        name = f"{self.kind}/{PRETRAIN_RECIPE}:{':'.join(parts)}:{self.seed}{pool}{more}"
         return hashlib.sha256(name.encode()).hexdigest()
+
+    @cached_property
+    def run(self) -> PretrainSpec:
+        """The whole run that a checkpoint lies in; a run itself otherwise."""
+        return self if self.until is None else replace(self, until=None)
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps behind the weights."""
+        return self.training.steps if self.until is None else self.until
+
+    @property
+    def num_examples(self) -> int:
+        """Examples that the weights have been shown, repetitions counted."""
+        return self.mixture.num_examples if self.until is None else self.until * self.training.batch_size
+
+    @property
+    def guided_examples(self) -> int:
+        """Forward passes of one example through teachers: each sees every distinct example once."""
+        if not self.guide:
+            return 0
+        return sum(share.distinct for share in self.mixture.shares) * len(self.guide.teachers)
 
     @property
     def requires(self) -> tuple[PretrainSpec, ...]:
-        return ()
+        return self.guide.teachers if self.guide else ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeSpec:
-    """One measurement of what frozen features are worth to a component. Its result: accuracies and the chosen L2."""
+    """One measurement of what networks are worth to a component. Its result: accuracies and what validation chose."""
 
     kind: ClassVar[str] = "probe"
 
@@ -259,7 +324,95 @@ class ProbeSpec:
         return self.members
 
 
-StageSpec = PretrainSpec | ProbeSpec
+@dataclass(frozen=True, kw_only=True)
+class RetentionSpec:
+    """How much of a component's direct features the features of a mixture still hold, and what these are like."""
+
+    kind: ClassVar[str] = "retention"
+
+    members: tuple[PretrainSpec, ...]
+    component: Component
+    direct: PretrainSpec | None  # the direct baseline of the same seed; None: only what needs no reference
+    ceiling: PretrainSpec | None  # the direct baseline of another seed
+    floor: tuple[PretrainSpec, ...]  # the members at their initialisation
+    examples: int = 2000  # of each split
+    layers: bool = False  # probes of every layer too
+
+    @cached_property
+    def digest(self) -> str:
+        return digest_of(
+            f"{self.kind}/{RETENTION_RECIPE}",
+            [member.digest for member in self.members],
+            self.component.content,
+            self.direct and self.direct.digest,
+            self.ceiling and self.ceiling.digest,
+            [member.digest for member in self.floor],
+            self.examples,
+            self.layers,
+        )
+
+    @property
+    def requires(self) -> tuple[PretrainSpec, ...]:
+        references = tuple(stage for stage in (self.direct, self.ceiling) if stage)
+        return (*self.members, *references, *self.floor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrajectorySpec:
+    """What the features of one run were worth to a component, and to each other, while it went on."""
+
+    kind: ClassVar[str] = "trajectory"
+
+    checkpoints: tuple[PretrainSpec, ...]  # from the initialisation to the end of one run
+    component: Component
+    direct: PretrainSpec | None  # the direct baseline of the same seed; None: only what needs no reference
+    examples: int = 1000  # of each split, and of the mixture
+    plasticity_steps: int = 0  # of direct training from every checkpoint; 0: not measured
+
+    @cached_property
+    def digest(self) -> str:
+        return digest_of(
+            f"{self.kind}/{TRAJECTORY_RECIPE}",
+            [checkpoint.digest for checkpoint in self.checkpoints],
+            self.component.content,
+            self.direct and self.direct.digest,
+            self.examples,
+            self.plasticity_steps,
+        )
+
+    @property
+    def run(self) -> PretrainSpec:
+        return self.checkpoints[-1]
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """(T,) optimiser steps of each checkpoint."""
+        return tuple(checkpoint.steps for checkpoint in self.checkpoints)
+
+    @property
+    def requires(self) -> tuple[PretrainSpec, ...]:
+        """The run comes first, and leaves its checkpoints on the way; what of them is missing goes by the last one."""
+        return (*reversed(self.checkpoints), *((self.direct,) if self.direct else ()))
+
+
+StageSpec = PretrainSpec | ProbeSpec | RetentionSpec | TrajectorySpec
+
+
+def in_order(stages: Iterable[StageSpec], seen: set[str] | None = None) -> Iterator[StageSpec]:
+    """The stages and all that they rest on, each once and after what it reads."""
+    seen = set() if seen is None else seen
+    for stage in stages:
+        if stage.digest in seen:
+            continue
+        for required in stage.requires:
+            if required.digest not in seen:
+                if required.requires:
+                    yield from in_order((required,), seen)
+                else:  # nearly always: said twice, because a plan has hundreds of thousands
+                    seen.add(required.digest)
+                    yield required
+        seen.add(stage.digest)
+        yield stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,6 +427,7 @@ class Design:
     representation: str  # "single", "cat:4", "time_cat:4"
     steps: int
     train_examples: int | None
+    training: str = ""  # what differs from the sweep's own training, for example "weight_decay 0.0005"
 
     @property
     def mixture_label(self) -> str:
@@ -286,13 +440,13 @@ class Design:
         depth = "" if self.depth is None else f" depth {self.depth}"
         return (
             f"{self.mixture_label}, {self.ordering}, {self.architecture} x{self.width:g}{depth}, "
-            f"{self.representation}, {self.steps} steps"
+            f"{self.representation}, {self.steps} steps{', ' if self.training else ''}{self.training}"
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One row of the results table: what one seed's features are worth to one component, and what to compare with."""
+    """One row of the results table: what one seed's networks are worth to one component, and what to compare with."""
 
     seed: int
     component: str  # its name in the sweep
@@ -300,11 +454,21 @@ class Cell:
     transfer: ProbeSpec
     direct: ProbeSpec | None  # None: no baseline exists, as with `same_examples` for an unseen component
     random_init: ProbeSpec  # the same representation at its initialisation
+    primary: bool = True  # whether the protocol is the one that answers the sweep's question
+    budgets: tuple[ProbeSpec, ...] = ()  # the baseline with other numbers of steps: validation chooses
+    raw: ProbeSpec | None = None  # the raw input in place of features; None: it is too large
+    retention: RetentionSpec | None = None
+    trajectory: TrajectorySpec | None = None
+
+    @property
+    def stages(self) -> tuple[StageSpec | None, ...]:
+        """What is measured for the row, the direct baseline first; its other budgets apart."""
+        return (self.direct, self.transfer, self.random_init, self.raw, self.retention, self.trajectory)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialSpec:
-    """One point of the design with all its seeds and components."""
+    """One point of the design with all its seeds, components and protocols."""
 
     design: Design
     cells: tuple[Cell, ...]
@@ -312,25 +476,13 @@ class TrialSpec:
     @cached_property
     def digest(self) -> str:
         cells = [
-            (
-                c.seed,
-                c.component,
-                c.transfer.digest,
-                c.direct.digest if c.direct else None,
-                c.random_init.digest,
-            )
-            for c in self.cells
+            (c.seed, c.component, [s and s.digest for s in c.stages], [b.digest for b in c.budgets]) for c in self.cells
         ]
         return digest_of("trial", as_json(self.design), cells)
 
     def stages(self) -> Iterator[StageSpec]:
         """Every stage of the trial once, what it reads before it, direct baselines before everything else."""
-        seen: set[str] = set()
-        probes = [c.direct for c in self.cells if c.direct]
-        probes += [c.transfer for c in self.cells] + [c.random_init for c in self.cells]
-        for probe in probes:
-            needed: tuple[StageSpec, ...] = (*probe.requires, probe)
-            for stage in needed:
-                if stage.digest not in seen:
-                    seen.add(stage.digest)
-                    yield stage
+        wanted: list[StageSpec | None] = [budget for cell in self.cells for budget in cell.budgets]
+        for stages in zip(*[cell.stages for cell in self.cells], strict=True):  # those of one purpose
+            wanted += stages
+        return in_order(filter(None, wanted))

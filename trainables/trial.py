@@ -13,9 +13,9 @@ import os
 import socket
 import subprocess
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass
+from collections import OrderedDict, deque
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,18 +23,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainables import components, probe
+from trainables import components, protocols, retention, trajectory
 from trainables.architectures import Network, build, measure
-from trainables.components import ComponentData, Split
-from trainables.pretrain import Diverged, Pretrained, Progress, on_device, pretrain, to_float
-from trainables.spec import Component, PretrainSpec, ProbeSpec, StageSpec, TrialSpec
+from trainables.components import ComponentData
+from trainables.pretrain import Diverged, Pretrained, Progress, pretrain
+from trainables.spec import (
+    Component,
+    PretrainSpec,
+    ProbeSpec,
+    RetentionSpec,
+    StageSpec,
+    TrajectorySpec,
+    TrialSpec,
+    derive_seed,
+    in_order,
+)
 from trainables.store import DamagedEntry, Store
 
 log = logging.getLogger(__name__)
 
 Note = Callable[..., None]  # Journal.write: (event, **what)
 
-FEATURE_BATCH = 512  # examples; features are the same for every size up to rounding
+BACKWARD = 2  # a backward pass costs about twice a forward pass
+MAX_KEPT_FLOATS = 2**26  # of networks in memory: those used last
 WAIT_S = 0.2  # between looks at stages that others are computing
 
 
@@ -113,15 +124,15 @@ def _attempt(
             return True
         try:
             # Closed before the claim is given up: a run that is stopped saves its state as long as the stage is ours.
-            with contextlib.closing(work.compute(stage, report_every_s)) as computing:
+            with contextlib.closing(work.compute(stage, pending, report_every_s)) as computing:
                 for progress in computing:
                     yield work.progress(stages, pending, label(stage, work.names), stage, progress)
         except DamagedEntry as damaged:
             work.note("damaged", entry=str(damaged))
             for required in stage.requires:
                 work.forget(required)
-                if not work.settled(required):
-                    pending.appendleft(required)
+            # What a damaged network was trained with may be gone too, though nothing else needed it any more.
+            pending.extendleft(reversed([s for s in in_order(stage.requires) if not work.settled(s)]))
             return False
     yield work.progress(stages, pending, label(stage, work.names))
     return True
@@ -134,19 +145,23 @@ class _Work:
         self.store, self.device, self.note, self.names = store, device, note, names
         self.computed = 0
         self._results: dict[str, Mapping[str, Any]] = {}
-        self._networks: dict[str, Network] = {}  # the last one: its probes come right after it
+        self._networks: OrderedDict[str, Network] = OrderedDict()  # those used last
 
     def settled(self, stage: StageSpec) -> bool:
-        """Whether a stage has come to an end: it has a result, or what it reads has diverged, so it never will."""
+        """Whether a stage has come to an end: it has a result, or what it rests on has diverged, so it never will."""
         if stage.digest not in self._results:
             result = self.store.get(stage.kind, stage.digest)
             if result is None:
-                return any(self._diverged(required) for required in stage.requires)
+                return any(self._lost(required) for required in stage.requires)
             self._results[stage.digest] = result
         return True
 
-    def _diverged(self, stage: PretrainSpec) -> bool:
-        return self.settled(stage) and self._results[stage.digest]["status"] == "diverged"
+    def _lost(self, stage: PretrainSpec) -> bool:
+        """Whether there will never be a network to read: the run diverged, or one that it rests on."""
+        if not self.settled(stage):
+            return False
+        result = self._results.get(stage.digest)
+        return result is None or result["status"] == "diverged"
 
     def forget(self, stage: StageSpec) -> None:
         self._results.pop(stage.digest, None)
@@ -167,13 +182,22 @@ class _Work:
             examples_per_second=run.examples_per_second if run else 0.0,
         )
 
-    def compute(self, stage: StageSpec, report_every_s: float) -> Generator[Progress, None, None]:
-        """Compute a stage and put it into the store."""
+    def compute(
+        self, stage: StageSpec, pending: Iterable[StageSpec], report_every_s: float
+    ) -> Generator[Progress, None, None]:
+        """Compute a stage and put it into the store, and with a run the checkpoints of it that are pending."""
         started = time.time()
         if isinstance(stage, PretrainSpec):
-            result = yield from self._pretrain(stage, report_every_s)
-        else:
+            result = yield from self._pretrain(stage, pending, report_every_s)
+        elif isinstance(stage, ProbeSpec):
             result = self._probe(stage)
+        elif isinstance(stage, RetentionSpec):
+            result = self._retention(stage)
+        else:
+            result = self._trajectory(stage)
+        self._computed(stage, result, started)
+
+    def _computed(self, stage: StageSpec, result: Mapping[str, Any], started: float) -> None:
         self._results[stage.digest] = result
         self.computed += 1
         self.note(
@@ -186,74 +210,107 @@ class _Work:
             device=result["device"],
         )
 
-    def _pretrain(self, stage: PretrainSpec, report_every_s: float) -> Generator[Progress, None, dict[str, Any]]:
+    def _pretrain(
+        self, stage: PretrainSpec, pending: Iterable[StageSpec], report_every_s: float
+    ) -> Generator[Progress, None, dict[str, Any]]:
         started = time.time()
         data = [_data(share.component) for share in stage.mixture.shares]
+        teachers = [self._network(teacher) for teacher in stage.guide.teachers] if stage.guide else []
         saver = _StoreSaver(self.store, stage.digest)
-        result = self._result(started)
+        earlier = [s for s in pending if isinstance(s, PretrainSpec) and 0 < s.steps < stage.steps]
+        checkpoints = {
+            other.steps: functools.partial(self._checkpoint, other, started)
+            for other in earlier
+            if other.run.digest == stage.run.digest
+        }
         try:
             run: Pretrained = yield from pretrain(
-                stage, data, device=self.device, saver=saver, report_every_s=report_every_s
+                stage,
+                data,
+                device=self.device,
+                teachers=teachers,
+                checkpoints=checkpoints,
+                saver=saver,
+                report_every_s=report_every_s,
             )
         except Diverged as diverged:
-            result |= {"status": "diverged", "diverged_at": diverged.step}
+            result = self._result(started) | {"status": "diverged", "diverged_at": diverged.step}
             self.store.put(stage, result)
             saver.drop()
             return result
-        size = measure(stage.architecture)
-        examples = stage.mixture.num_examples
-        result |= {
-            "status": "ok",
-            "seconds": run.seconds,
-            "finished": time.time(),
-            "examples": examples,
-            "examples_per_second": examples / run.seconds if run.seconds else None,
-            "loss_curve": run.loss_curve,
-            "parameters": size.parameters,
-            "flops": size.flops,
-            "num_features": size.num_features,
-        }
+        result = self._trained(stage, started, run.seconds) | {"loss_curve": run.loss_curve}
         self.store.put(stage, result, {"weights": run.network.state_dict()})
         saver.drop()
-        self._networks = {stage.digest: run.network}
+        self._keep(stage, run.network)
         return result
+
+    def _checkpoint(self, stage: PretrainSpec, started: float, network: Network) -> None:
+        """Put the weights of a run on its way to its end."""
+        self.forget(stage)
+        if self.settled(stage):
+            return
+        result = self._trained(stage, started, time.time() - started)
+        weights = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
+        self.store.put(stage, result, {"weights": weights})
+        self._computed(stage, result, time.time())  # the time is the run's
+
+    def _trained(self, stage: PretrainSpec, started: float, seconds: float) -> dict[str, Any]:
+        size = measure(stage.architecture)
+        examples = stage.num_examples
+        return self._result(started) | {
+            "status": "ok",
+            "seconds": seconds,
+            "finished": time.time(),
+            "examples": examples,
+            "examples_per_second": examples / seconds if seconds else None,
+            "parameters": size.parameters,
+            "flops": size.flops,
+            "training_flops": size.flops * ((1 + BACKWARD) * examples + stage.guided_examples),
+            "num_features": size.num_features,
+        }
 
     def _probe(self, stage: ProbeSpec) -> dict[str, Any]:
         started = time.time()
-        component = stage.component
-        data = _data(component)
+        data = _data(stage.component)
         networks = [self._network(member).to(self.device).eval() for member in stage.members]
-        limit = stage.transfer.train_examples
-        train = _features(networks, data.train, data, self.device, limit)
-        validation = _features(networks, data.validation, data, self.device)
-        test = _features(networks, data.test, data, self.device)
-        found = probe.linear_probe(train, validation, test, component.num_classes, stage.transfer.l2)
-        most_frequent = int(torch.bincount(train[1], minlength=component.num_classes).argmax())
-        return self._put(
-            stage,
-            self._result(started)
-            | {
-                "status": "ok",
-                "test_accuracy": found.test_accuracy,
-                "test_loss": found.test_loss,
-                "validation_accuracy": found.validation_accuracy,
-                "train_accuracy": found.train_accuracy,
-                "l2": found.l2,
-                "path": found.path,
-                "head_accuracy": _head_accuracy(stage, networks, test),
-                "chance_accuracy": float((test[1] == most_frequent).double().mean()),
-                "num_features": train[0].shape[1],
-                "num_train": len(train[1]),
-                "num_test": len(test[1]),
-                "finished": time.time(),
-            },
-            {"test": {"correct": found.test_correct}},
-        )
+        seed = derive_seed(stage.members[0].seed, "transfer", stage.component.content)
+        found = protocols.measure(stage, networks, data, self.device, seed)
+        values = {f.name: getattr(found, f.name) for f in fields(found) if f.name != "test_correct"}
+        result = self._result(started) | {"status": "ok", **values, "finished": time.time()}
+        self.store.put(stage, result, {"test": {"correct": found.test_correct}})
+        return result
 
-    def _put(
-        self, stage: StageSpec, result: dict[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]
-    ) -> dict[str, Any]:
-        self.store.put(stage, result, tensors)
+    def _retention(self, stage: RetentionSpec) -> dict[str, Any]:
+        started = time.time()
+        networks = [self._network(member) for member in stage.members]
+        direct, ceiling = (self._network(spec) if spec else None for spec in (stage.direct, stage.ceiling))
+        floor = [self._network(member) for member in stage.floor]
+        for network in (*networks, direct, ceiling, *floor):
+            if network:
+                network.to(self.device).eval()
+        found = retention.measure(
+            networks,
+            direct,
+            ceiling,
+            floor,
+            _data(stage.component),
+            self.device,
+            examples=stage.examples,
+            layerwise=stage.layers,
+        )
+        return self._put(stage, started, found)
+
+    def _trajectory(self, stage: TrajectorySpec) -> dict[str, Any]:
+        started = time.time()
+        checkpoints = [self._network(checkpoint).to(self.device).eval() for checkpoint in stage.checkpoints]
+        direct = self._network(stage.direct).to(self.device).eval() if stage.direct else None
+        mixture = [_data(share.component) for share in stage.run.mixture.shares]
+        found = trajectory.measure(stage, checkpoints, direct, _data(stage.component), mixture, self.device)
+        return self._put(stage, started, found)
+
+    def _put(self, stage: StageSpec, started: float, found: Mapping[str, Any]) -> dict[str, Any]:
+        result = self._result(started) | {"status": "ok", **found, "finished": time.time()}
+        self.store.put(stage, result)
         return result
 
     def _network(self, stage: PretrainSpec) -> Network:
@@ -265,8 +322,17 @@ class _Work:
             except FileNotFoundError:  # another trial has found it damaged, and set it aside
                 raise DamagedEntry(f"{stage.kind} {stage.digest[:12]}: gone") from None
             network.load_state_dict(weights)
-            self._networks = {stage.digest: network}
+            self._keep(stage, network)
+        self._networks.move_to_end(stage.digest)
         return self._networks[stage.digest]
+
+    def _keep(self, stage: PretrainSpec, network: Network) -> None:
+        """Remember a network as the last one used, and forget those used longest ago."""
+        self._networks[stage.digest] = network
+        sizes = [sum(p.numel() for p in kept.parameters()) for kept in self._networks.values()]
+        while len(sizes) > 1 and sum(sizes) > MAX_KEPT_FLOATS:
+            self._networks.popitem(last=False)
+            sizes.pop(0)
 
     def _result(self, started: float) -> dict[str, Any]:
         device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
@@ -295,37 +361,6 @@ class _StoreSaver:
         self.store.drop_state(self.digest)
 
 
-def _features(
-    networks: list[Network], split: Split, data: ComponentData, device: torch.device, limit: int | None = None
-) -> tuple[Tensor, Tensor]:
-    """(N, D) features of all networks side by side and (N,) labels, of the first `limit` examples of a split."""
-    count = min(limit or len(split), len(split))
-
-    def batches() -> Iterator[Tensor]:
-        for begin in range(0, count, FEATURE_BATCH):
-            images, _ = split.gather(torch.arange(begin, min(begin + FEATURE_BATCH, count)))
-            yield to_float(images.to(device), data.value_range)
-
-    # Each network reads the images anew: decoding is cheap beside a forward pass, and batches stay small.
-    features = torch.cat([probe.extract(network.features, batches()) for network in networks], dim=1)
-    return features, on_device(split.labels, device)[:count]
-
-
-def _head_accuracy(stage: ProbeSpec, networks: list[Network], test: tuple[Tensor, Tensor]) -> float | None:
-    """Test accuracy of a single network with its own head among the component's classes; None if it was not shown."""
-    if len(networks) != 1 or networks[0].head is None:
-        return None
-    mixture = stage.members[0].mixture
-    contents = [share.component.content for share in mixture.shares]
-    if stage.component.content not in contents:
-        return None
-    offset = mixture.label_offsets[contents.index(stage.component.content)]
-    features, labels = test
-    with torch.no_grad():
-        logits = networks[0].head(features)[:, offset : offset + stage.component.num_classes]
-    return float((logits.argmax(dim=1) == labels).double().mean())
-
-
 @functools.lru_cache(64)
 def _data(component: Component) -> ComponentData:
     """The examples of a component, mapped once per process."""
@@ -334,15 +369,20 @@ def _data(component: Component) -> ComponentData:
 
 def label(stage: StageSpec, names: Mapping[str, str]) -> str:
     """A stage in one line, for people; `names` are those of the components, by content."""
-    if isinstance(stage, ProbeSpec):
+    if isinstance(stage, TrajectorySpec):
+        return f"trajectory of {names[stage.component.content]} on {label(stage.run, names)}"
+    if not isinstance(stage, PretrainSpec):
+        what = stage.transfer.protocol.replace("linear_", "") if isinstance(stage, ProbeSpec) else stage.kind
         more = f" and {len(stage.members) - 1} more" if len(stage.members) > 1 else ""
-        return f"probe of {names[stage.component.content]} on {label(stage.members[0], names)}{more}"
+        return f"{what} of {names[stage.component.content]} on {label(stage.members[0], names)}{more}"
     network = f"{stage.architecture.name} x{stage.architecture.width:g}"
     if not stage.mixture.shares:
         return f"{network} at random, seed {stage.seed}"
     total = stage.mixture.num_examples
     shares = [f"{names[s.component.content]} {100 * s.shown / total:.3g} %" for s in stage.mixture.shares]
-    return f"{network} on {' + '.join(shares)}, seed {stage.seed}"
+    guided = f", {stage.guide.kind}" if stage.guide else ""
+    until = f", until step {stage.until}" if stage.until else ""
+    return f"{network} on {' + '.join(shares)}{guided}{until}, seed {stage.seed}"
 
 
 @functools.cache

@@ -25,12 +25,14 @@ AXES = {  # what a sweep may vary, and its plural
     "representation": "representations",
     "steps": "numbers of steps",
     "train_examples": "pool sizes",
+    "training": "trainings",
 }
 ACCURACIES = ("transfer_accuracy", "direct_probe_accuracy", "direct_accuracy", "random_init_accuracy")
 REASONS = {  # why a row has no gap: columns of a summary, and how people say them
     "failed": "failed",
     "diverged": "diverged",
     "pending": "pending",
+    "invalid": "invalid",
     "no_baseline": "without a baseline",
 }
 
@@ -70,6 +72,11 @@ def estimate(values: Iterable[float | None]) -> Estimate:
 def _half_width(deviation: Any, n: Any) -> Any:
     """Half of the 95 % t interval of a mean, from the sample standard deviation of n > 1 values."""
     return stdtrit(n - 1, 0.975) * deviation / n**0.5
+
+
+def primary(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the protocol that answers the sweep's question; all rows where the table does not say."""
+    return table[table["primary"].fillna(True)]
 
 
 def per_component(table: pd.DataFrame) -> pd.DataFrame:
@@ -120,7 +127,7 @@ def summarise(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         trials: designs with a gap, averaged within each seed.
         uneven: some of these seeds lack a gap for some of these designs, so the seeds are not alike.
         transfer_accuracy, direct_probe_accuracy, direct_accuracy, random_init_accuracy: means over seeds.
-        rows, failed, diverged, pending, no_baseline: rows in the group, and those without a gap by reason.
+        rows, failed, diverged, pending, invalid, no_baseline: rows in the group, and those without a gap by reason.
     """
     numbered, found = _numbered(table, by)
     reason = reasons(numbered)
@@ -173,7 +180,9 @@ def _seed_means(table: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) 
 def reasons(table: pd.DataFrame) -> pd.Series[str]:
     """Why each row has no gap: one of REASONS, or empty where it has one. Without a status it is pending."""
     status = table["status"].fillna("pending")
-    return status.mask(status == "ok", "no_baseline").mask((status == "ok") & table["gap"].notna(), "")
+    ok = status == "ok"
+    found = status.mask(ok, "no_baseline").mask(ok & table["invalid"].notna(), "invalid")
+    return found.mask(ok & table["gap"].notna(), "")
 
 
 def missing(table: pd.DataFrame) -> str:
@@ -220,7 +229,7 @@ def contains_zero(low: Any, high: Any) -> bool:
 def level(axis: str, value: Any) -> str:
     """One value of an axis, or a weight, as it stands in a column of that name."""
     if pd.isna(value):
-        return {"depth": "own", "train_examples": "all"}.get(axis, "-")
+        return {"depth": "own", "train_examples": "all", "training": "as given"}.get(axis, "-")
     match axis:
         case "weight":
             return f"{value:.3g}"

@@ -103,6 +103,7 @@ def render(table: pd.DataFrame, plan: Mapping[str, Any], sweep_text: str, *, pro
     )
     environment.filters["sentence"] = sentence
     labels = {trial["digest"][:12]: trial["design"]["label"] for trial in plan["trials"]}
+    table = gaps.primary(table)
     return environment.get_template("page.html.jinja").render(
         sweep=plan["sweep"],
         question=plan.get("question") or plan["sweep"],

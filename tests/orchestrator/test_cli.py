@@ -151,7 +151,7 @@ def test_validate_and_plan_of_a_good_sweep(tmp_path, good):
     planned = bottleneck("plan", good, "--json", "--storage", tmp_path / "runs")
     found = json.loads(planned.stdout)
     assert found["trials"] == 1
-    assert (found["pretrainings"], found["baselines"], found["initialisations"], found["probes"]) == (1, 2, 1, 6)
+    assert (found["pretrainings"], found["baselines"], found["initialisations"], found["probes"]) == (1, 2, 2, 8)
     assert found["examples"] == 3 * 5 * 16
     assert not (tmp_path / "runs").exists()
     shown = bottleneck("plan", good, "--trials", "--storage", tmp_path / "runs").stdout

@@ -112,9 +112,10 @@ def test_rows_that_are_not_ok_enter_no_mean_and_are_counted():
     rows = seeds(0.1, 0.2)
     rows += [row(seed=3, status="failed"), row(seed=4, status="diverged"), row(seed=5, status="pending")]
     rows += [row(seed=6, gap=0.9, status="ok") | {"status": "pending"}, row(seed=7, gap=None)]
+    rows.append(row(seed=8) | {"gap": None, "invalid": "the direct network is dead"})
     found = gaps.per_component(table(*rows)).iloc[0]
     assert found["gap"] == pytest.approx(0.15)
-    assert [found[name] for name in ("n", "rows", *gaps.REASONS)] == [2, 7, 1, 1, 2, 1]
+    assert [found[name] for name in ("n", "rows", *gaps.REASONS)] == [2, 8, 1, 1, 2, 1, 1]
 
 
 def test_a_group_without_a_gap_has_absent_numbers_and_no_zeros():

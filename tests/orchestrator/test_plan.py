@@ -5,11 +5,13 @@ import subprocess
 import sys
 import time
 from itertools import pairwise
+from typing import get_args
 
 import pytest
 from strategies import component
 
-from orchestrator.plan import architectures, costs, plan, price, schedule
+from orchestrator.analysis.statistics import smallest_detectable
+from orchestrator.plan import architectures, costs, detectable, plan, price, schedule
 from orchestrator.sweep import SweepError, parse
 from trainables.facts import NetworkSize
 from trainables.ordering import index_stream
@@ -50,10 +52,10 @@ def test_a_direct_baseline_is_shared_by_every_mixture_of_its_width_and_seed():
     by_hand = {(t.design.width, c.seed, c.component): c.direct.members[0].digest for t in found.trials for c in t.cells}
     assert len(by_hand) == len(set(by_hand.values())) == 8
     counted = price(found, sized(found), ())
-    # 2 mixtures x 2 widths x 2 seeds; baselines of 2 components, initialisations at 2 widths x 2 seeds.
-    assert (counted.pretrainings, counted.baselines, counted.initialisations) == (8, 8, 4)
+    # 2 mixtures x 2 widths x 2 seeds; baselines of 2 components, initialisations at 2 widths x 2 seeds, the raw input.
+    assert (counted.pretrainings, counted.baselines, counted.initialisations) == (8, 8, 4 + 1)
     # Each of these networks is probed: the mixtures and initialisations for 2 components, the baselines for their own.
-    assert counted.probes == 2 * 8 + 8 + 2 * 4
+    assert counted.probes == 2 * 8 + 8 + 2 * 4 + 2
 
 
 def test_a_mixture_of_one_component_is_that_components_baseline():
@@ -94,7 +96,8 @@ def test_kinds_of_direct_baseline():
     assert (unseen.component, unseen.direct) == ("b", None)
     full = planned(TEXT, *mixture, "direct={kind: full, steps: 33}").trials[-1].cells[0].direct.members[0]
     assert (full.training.steps, full.mixture.shares[0].pool) == (33, 100)
-    assert planned(TEXT, "direct.kind=full").trials[0].cells[0].direct.members[0].training.steps == 20
+    tuned = planned(TEXT, "direct.kind=full").trials[0].cells[0]
+    assert [probe.members[0].training.steps for probe in (tuned.direct, *tuned.budgets)] == [10, 20]
 
 
 def test_members_of_a_concatenation_are_ordinary_pretrainings():
@@ -140,7 +143,7 @@ def test_a_price_by_hand():
     counted = price(found, sized(found), ())
     assert counted.examples == 200  # the mixture is the baseline
     probe = 110 * 1000 + 4 * 100 * 8 * 3 * 60 * 5
-    assert counted.flops == 200 * 1000 * 3 + 2 * probe
+    assert counted.flops == 200 * 1000 * 3 + 3 * probe  # direct and transfer are one; random features; the raw input
 
 
 def test_the_longest_trial_comes_first_and_every_stage_belongs_to_one_trial():
@@ -204,3 +207,23 @@ def test_planning_and_analysis_import_neither_torch_nor_ray_nor_mlflow():
     )
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert there.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5, 10, 20, 30, 100])
+def test_the_smallest_detectable_gap_of_a_plan_is_that_of_the_statistics(seeds):
+    assert detectable(seeds) == pytest.approx(smallest_detectable(1.0, seeds), rel=0.01 if seeds > 20 else 1e-3)
+
+
+def test_one_seed_detects_nothing():
+    assert detectable(1) is None
+
+
+def test_the_words_of_a_sweep_are_the_protocols_deficits_and_guides_that_there_are():
+    from orchestrator import transfer
+    from orchestrator.training import Deficit
+    from trainables import deficits, protocols
+
+    assert set(transfer.PROTOCOLS) == set(protocols.PROTOCOLS)
+    assert set(transfer.FINE_TUNING) == protocols.FINETUNING
+    assert set(transfer.LINEAR) == protocols.LINEAR
+    assert set(get_args(Deficit.model_fields["kind"].annotation)) == set(deficits.DEFICITS)

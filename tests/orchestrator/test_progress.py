@@ -22,7 +22,7 @@ def computed(digest, seconds):
 def row(gap, seed=0, component="odd", pretrain="m", direct="d"):
     return {
         "gap": gap, "seed": seed, "component": component, "mixture": "even 50 % + odd 50 %",
-        "pretrain_digest": pretrain, "direct_digest": direct,
+        "pretrain_digest": pretrain, "direct_digest": direct, "primary": True,
     }  # fmt: skip
 
 

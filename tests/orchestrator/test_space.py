@@ -18,6 +18,7 @@ from orchestrator.mixtures import lattice, lattice_size
 from orchestrator.orderings import ORDERINGS
 from orchestrator.space import Point, ordering_of, points
 from orchestrator.sweep import Sweep, SweepError, parse
+from orchestrator.training import TrainingChange
 from trainables import ordering as streams
 from trainables.mixture import mixture_of
 from trainables.spec import SHUFFLED, Ordering
@@ -185,6 +186,7 @@ def test_a_sweep_that_varies_nothing_has_the_point_of_the_defaults():
         representation="single",
         steps=2000,
         train_examples=None,
+        training=TrainingChange(),
     )
 
 

@@ -111,12 +111,21 @@ def made_up(sweep: str, trials: int = 3, seeds: Sequence[int] = (0, 1), points: 
                     "transfer": named("transfer", pretrain, component),
                     "direct": direct,
                     "random_init": named("random_init", component, seed),
+                    "raw": None,
+                    "retention": None,
+                    "trajectory": None,
+                    "protocol": "linear_probe",
+                    "shots": None,
+                    "primary": True,
+                    "direct_budgets": [],
+                    "teachers": [],
                     "pretrain": [pretrain],
                     "direct_pretrain": named("direct_pretrain", component, seed),
                 }
                 cells.append(cell)
                 for kind in ("transfer", "direct", "random_init"):
                     stages["probe", cell[kind]] = probed(cell[kind], number)
+                stages["probe", cell["random_init"]]["test_accuracy"] /= 100  # so baselines are valid
                 baseline = cell["direct_pretrain"]
                 stages["pretrain", baseline] = pretrained(baseline, 0, points)
         design = {
@@ -130,6 +139,7 @@ def made_up(sweep: str, trials: int = 3, seeds: Sequence[int] = (0, 1), points: 
             "representation": "single",
             "steps": 100 + number,
             "train_examples": 1000,
+            "training": "",
         }
         planned.append({"digest": named("trial", sweep, number), "design": design, "cells": cells})
     plan = {
@@ -176,8 +186,10 @@ def probed(digest: str, number: int) -> dict[str, Any]:
         "validation_accuracy": share_of(digest, "validation"),
         "head_accuracy": None,
         "chance_accuracy": 0.1,
-        "l2": 1e-5,
+        "chosen": {"l2": 1e-5},
         "num_features": 128,
+        "num_train": 500,
+        "num_test": 1000,
         "started": 1.7e9 + 100 * number + 10.25,
         "finished": 1.7e9 + 100 * number + 12.5,
         "revision": "abc1234",

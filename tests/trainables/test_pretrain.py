@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainables import components
+from trainables.feed import to_float
 from trainables.mixture import mixture_of
-from trainables.pretrain import Diverged, augment, learning_rate, pretrain, to_float
+from trainables.pretrain import Diverged, augment, learning_rate, pretrain
 from trainables.spec import Architecture, Mixture, Ordering, PretrainSpec, Source, Training
 
 CPU = torch.device("cpu")

@@ -10,12 +10,30 @@ import torch
 import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
 from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
 from trainables import probe
-from trainables.probe import Probe, extract, fit_path, linear_probe
+from trainables.probe import (
+    Probe,
+    choose,
+    extract,
+    fit_hidden,
+    fit_path,
+    linear_probe,
+    nearest_labels,
+    on_raw_features,
+    rank_in_class,
+    repair,
+    ridge_path,
+    sharpened,
+    shuffled_batches,
+    vote,
+)
 
 L2S = (1e-5, 1e-3, 1e-1)
 
@@ -380,3 +398,241 @@ def test_a_probe_of_digits_is_as_good_as_is_known():
     result = linear_probe(splits[0], splits[1], splits[2], 10, (1e-4, 1e-3, 1e-2))
     assert 0.94 < result.test_accuracy < 0.99
     assert np.isfinite(result.test_loss)
+
+
+# --- Fewer dimensions. ---
+
+
+@pytest.mark.parametrize("path", [fit_path, ridge_path])
+def test_as_many_dimensions_as_features_change_nothing(path):
+    features, labels = random_net_features()
+    for dimensions in (48, 100):
+        for a, b in zip(
+            path(features, labels, 10, L2S), path(features, labels, 10, L2S, dimensions=dimensions), strict=True
+        ):
+            assert torch.equal(a.logits(features), b.logits(features))
+
+
+@pytest.mark.parametrize("num_examples", [1200, 30])  # more than features, and fewer
+def test_few_dimensions_are_scikit_learn_s_principal_components(num_examples):
+    features, labels = (part[:num_examples] for part in random_net_features())
+    (ours,) = fit_path(features, labels, 10, [1e-2], dimensions=5)
+    components = PCA(5).fit_transform(((features - ours.mean) / ours.scale).numpy())
+    model = LogisticRegression(C=1 / (1e-2 * num_examples), solver="newton-cholesky", tol=1e-9, max_iter=1000)
+    model.fit(components, labels.numpy())
+    expected = torch.tensor(model.predict_proba(components))
+    found = ours.logits(features).softmax(1)[:, model.classes_]
+    assert torch.allclose(found, expected, atol=2e-3)
+
+
+def test_a_reduced_probe_does_not_see_what_lies_off_its_axes():
+    features, labels = random_net_features()
+    (found,) = ridge_path(features, labels, 10, [1e-2], dimensions=3)
+    standard = (features - found.mean) / found.scale
+    axes = torch.linalg.svd(standard, full_matrices=False).Vh[:3]
+    assert torch.allclose(found.weight @ axes.T @ axes, found.weight, atol=1e-8)
+
+
+def test_no_dimensions_are_refused():
+    with pytest.raises(ValueError, match="0 dimensions"):
+        fit_path(*blobs(), 3, [0.1], dimensions=0)
+
+
+# --- Ridge regression. ---
+
+
+@pytest.mark.parametrize(("num_examples", "num_features"), [(90, 5), (20, 50)])
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_scikit_learn_s_ridge_classifier_agrees(num_examples, num_features, num_classes):
+    features, labels = blobs(num_examples, num_features, num_classes)
+    for ours in ridge_path(features, labels, num_classes, L2S):
+        model = RidgeClassifier(alpha=ours.l2 * num_examples, solver="svd")
+        standard = ((features.double() - ours.mean) / ours.scale).numpy()
+        theirs = torch.tensor(model.fit(standard, labels.numpy()).decision_function(standard))  # of targets -1 and 1
+        scores = 2 * ours.logits(features) - 1
+        assert torch.allclose(scores[:, 1] if num_classes == 2 else scores, theirs, atol=1e-8)
+        assert ours.logits(features).argmax(1).tolist() == model.predict(standard).tolist()
+
+
+def test_ridge_on_two_points_worked_out_by_hand():
+    # z = -1, 1 and targets 0, 1 for class 1: its weight is mean(z (y - 1/2)) / (1 + l2) = 0.5 / 1.25, its bias 1/2.
+    (found,) = ridge_path(torch.tensor([[3.0], [7.0]]), torch.tensor([0, 1]), 2, [0.25])
+    assert found.weight.flatten().tolist() == pytest.approx([-0.4, 0.4])
+    assert found.bias.tolist() == pytest.approx([0.5, 0.5])
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 100), num_examples=st.integers(4, 40), num_features=st.integers(1, 30))
+def test_ridge_scores_add_up_to_one_and_are_zero_for_an_absent_class(seed, num_examples, num_features):
+    features, labels = blobs(num_examples, num_features, seed=seed)
+    for found in ridge_path(features, labels, 5, L2S):
+        scores = found.logits(features)
+        assert torch.allclose(scores.sum(1), torch.ones(num_examples).double())
+        assert (scores[:, 3:] == 0).all()
+        assert (scores.argmax(1) < 3).all()
+
+
+def test_sharpening_finds_the_factor_of_least_loss_and_changes_no_prediction():
+    train, validation, _ = three_splits()
+    (found,) = ridge_path(*train, 10, [1e-2])
+    sharp = sharpened(found, *validation)
+    scores = found.logits(validation[0])
+    best = minimize_scalar(lambda t: float(F.cross_entropy(math.exp(t) * scores, validation[1])))
+    assert float(F.cross_entropy(sharp.logits(validation[0]), validation[1])) == pytest.approx(best.fun, rel=1e-6)
+    assert torch.equal(sharp.logits(validation[0]).argmax(1), scores.argmax(1))
+    assert sharp.l2 == found.l2
+
+
+# --- Nearest neighbours. ---
+
+
+def test_scikit_learn_s_nearest_neighbours_agree(monkeypatch):
+    monkeypatch.setattr(probe, "SIMILARITIES", 5000)  # many blocks
+    (train, train_labels), (queries, _), _ = three_splits()
+    binary = train_labels % 2  # an odd number of neighbours of two classes never ties
+    for count in (1, 5, 21):
+        model = KNeighborsClassifier(count, metric="cosine").fit(train.numpy(), binary.numpy())
+        nearest = nearest_labels((train, binary), queries, count)
+        assert nearest.shape == (len(queries), count)
+        assert vote(nearest, 2).argmax(1).tolist() == model.predict(queries.numpy()).tolist()
+        shares = (vote(nearest, 2).softmax(1) * (count + 2) - 1) / count
+        assert torch.allclose(shares, torch.tensor(model.predict_proba(queries.numpy())), atol=1e-5)
+
+
+@settings(max_examples=50, deadline=None)
+@given(nearest=st.lists(st.integers(0, 3), min_size=1, max_size=9))
+def test_a_vote_goes_to_the_most_frequent_class_and_a_tie_to_the_nearest(nearest):
+    votes = [nearest.count(c) for c in range(5)]
+    winner = next(c for c in nearest if nearest.count(c) == max(votes))  # the first from the nearest on
+    logits = vote(torch.tensor([nearest]), 5)
+    assert int(logits.argmax()) == winner
+    expected = [(v + 1) / (len(nearest) + 5) for v in votes]
+    assert logits[0].softmax(0).tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_more_neighbours_than_examples_are_all_of_them():
+    train = torch.eye(3), torch.tensor([0, 1, 2])
+    assert nearest_labels(train, torch.tensor([[1.0, 0.5, 0.2]]), 50).tolist() == [[0, 1, 2]]
+
+
+def test_the_length_of_a_feature_vector_does_not_matter_to_its_neighbours():
+    (train, labels), (queries, _), _ = three_splits()
+    scales = torch.logspace(-3, 3, len(train))[:, None]
+    near = nearest_labels((train * scales, labels), 8 * queries[:50], 3)
+    assert (near == nearest_labels((train, labels), queries[:50], 3)).float().mean() > 0.99
+
+
+# --- One hidden layer. ---
+
+
+def test_a_hidden_layer_finds_what_is_not_linear(monkeypatch):
+    monkeypatch.setattr(probe, "HIDDEN_STEPS", 200)
+    features = torch.randn(600, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 100.0])
+    labels = (features.prod(1) > 0).long()
+    train, test = (features[:400], labels[:400]), (features[400:], labels[400:])
+    (linear,) = fit_path(*train, 2, [1e-2])
+    hidden = fit_hidden(train, 2, 3e-3, 0.0, seed=0)
+    assert accuracy(linear, *test) < 0.65
+    assert accuracy(hidden, *test) > 0.95
+
+
+def test_a_hidden_layer_is_the_same_for_the_same_seed_and_leaves_the_global_generator_alone(monkeypatch):
+    monkeypatch.setattr(probe, "HIDDEN_STEPS", 20)
+    state = torch.random.get_rng_state()
+    features, labels = blobs()
+    first, again, other = (fit_hidden((features, labels), 3, 3e-3, 0.3, seed).logits(features) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, other, atol=1e-2)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+# --- A repaired head. ---
+
+
+def unbalanced() -> tuple[Tensor, Tensor]:
+    """Overlapping clouds of 400 and 40 examples, and far fewer of class 1 are found when their numbers count."""
+    labels = torch.tensor([0] * 400 + [1] * 40)
+    features = torch.randn(440, 3, generator=torch.Generator().manual_seed(0)) + 1.5 * labels[:, None]
+    order = torch.randperm(440, generator=torch.Generator().manual_seed(1))
+    return features[order], labels[order]
+
+
+def recalls(found: Probe, features: Tensor, labels: Tensor) -> list[float]:
+    return [accuracy(found, features[labels == c], labels[labels == c]) for c in (0, 1)]
+
+
+def test_a_repaired_head_is_as_good_for_a_rare_class_as_for_a_frequent_one():
+    features, labels = unbalanced()
+    (plain,) = fit_path(features, labels, 2, [1e-3])
+    found = repair((features, labels), 2, [1e-3, 1e-1], seed=0)
+    frequent, rare = recalls(plain, features, labels)
+    assert frequent - rare > 0.15
+    frequent, rare = recalls(found.model, features, labels)
+    assert abs(frequent - rare) < 0.06
+    assert rare > 0.85
+
+
+def test_a_repaired_head_is_the_mean_of_heads_on_balanced_draws():
+    # With as many examples of each class every draw is the whole pool, so all heads are one.
+    features, labels = blobs()
+    found = repair((features, labels), 3, [1e-2], seed=0)
+    (whole,) = fit_path(features, labels, 3, [1e-2])
+    assert same(found.model.logits(features), whole.logits(features))
+    assert found.path == ((1e-2, found.validation_accuracy),)
+
+
+def test_a_repair_depends_on_its_seed_only():
+    pool = unbalanced()
+    first, again, other = (repair(pool, 2, [1e-3, 1e-1], seed).model.weight for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_a_repair_without_a_half_to_choose_by_is_refused():
+    with pytest.raises(ValueError, match="no two of a class"):
+        repair((torch.eye(3), torch.arange(3)), 3, [1e-2], seed=0)
+
+
+# --- What all of them share. ---
+
+
+def test_weights_for_raw_features_say_the_same():
+    features, labels = blobs()
+    (found,) = fit_path(features, labels, 3, [1e-2])
+    weight, bias = on_raw_features(found)
+    assert same(features.double() @ weight.T + bias, found.logits(features))
+
+
+@given(labels=st.lists(st.integers(0, 4), max_size=30))
+def test_ranks_count_earlier_examples_of_the_class(labels):
+    assert rank_in_class(torch.tensor(labels, dtype=torch.int64)).tolist() == [
+        labels[:i].count(label) for i, label in enumerate(labels)
+    ]
+
+
+@settings(deadline=None)
+@given(num_examples=st.integers(1, 20), batch_size=st.integers(1, 20), steps=st.integers(1, 12))
+def test_every_example_comes_as_often_as_every_other_but_for_one_time(num_examples, batch_size, steps):
+    batches = list(shuffled_batches(num_examples, batch_size, steps, seed=0))
+    size = min(num_examples, batch_size)
+    assert [len(batch) for batch in batches] == [size] * steps
+    counts = torch.bincount(torch.cat(batches), minlength=num_examples)
+    assert int(counts.max() - counts.min()) <= 1
+    if size * steps >= num_examples:
+        assert sorted(torch.cat(batches)[:num_examples].tolist()) == list(range(num_examples))
+
+
+def test_a_candidate_that_has_diverged_is_not_chosen_and_not_in_the_path():
+    labels = torch.tensor([0, 1])
+    logits = {0.1: torch.full((2, 2), math.nan), 0.2: torch.tensor([[0.0, 1.0], [1.0, 0.0]])}
+    found = choose(((rate, rate) for rate in logits), logits.__getitem__, labels)
+    assert (found.setting, found.path, found.validation_accuracy) == (0.2, ((0.2, 0.0),), 0.0)
+    with pytest.raises(ValueError, match=r"diverged at every setting of \[0.1\]"):
+        choose([(0.1, 0.1)], logits.__getitem__, labels)
+
+
+@pytest.mark.parametrize(("prefer_small", "expected"), [(False, 3.0), (True, 1.0)])
+def test_among_equals_the_preferred_setting_wins(prefer_small, expected):
+    candidates = [(2.0, "b"), (1.0, "a"), (3.0, "c")]
+    found = choose(candidates, lambda _: torch.eye(2), torch.tensor([0, 1]), prefer_small=prefer_small)
+    assert found.setting == expected

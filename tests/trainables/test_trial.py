@@ -105,7 +105,7 @@ def test_what_a_trial_measures_makes_sense(tmp_path):
         assert direct["head_accuracy"] > 0.8
         assert transfer["head_accuracy"] > 0.8
         assert transfer["chance_accuracy"] < 0.3
-        assert transfer["l2"] in TRANSFER.l2
+        assert transfer["chosen"]["l2"] in TRANSFER.l2
         assert store.get("probe", cell.random_init.digest)["head_accuracy"] is None
         correct = store.tensors("probe", cell.transfer.digest, "test")["correct"]
         assert float(correct.double().mean()) == transfer["test_accuracy"]
