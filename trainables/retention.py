@@ -43,6 +43,7 @@ RANK_TOLERANCE = 1e-12
 PENALTIES = tuple(10.0**exponent for exponent in range(-6, 4))
 
 LEAST_SPAN = 0.01  # ratios over a smaller difference of R2 or of accuracies would be noise
+LEAST_VARYING = 0.01  # of the examples: a feature that varies on fewer is nearly dead
 SHOTS = 20  # examples of each class in a few-shot probe
 LAYERS = (4, 12)  # a network with fewer layers at its top level is opened one level further; of more, some are read
 
@@ -251,8 +252,9 @@ def predictability(
 ) -> float | None:
     """The share of the `to` features' variance on test that a ridge regression on the `from` features explains.
 
-    Both sets are standardised with statistics of the training split. `to` features that are constant there are left
-    out: about them nothing can be learnt. The regression minimises mean ||to - from W||^2 + penalty ||W||^2, with the
+    Both sets are standardised with statistics of the training split. Features that have one value there, but for less
+    than LEAST_VARYING of the examples, are left out: nothing can be learnt about them, and in units of such a standard
+    deviation a test example on which they are active outweighs all others. The regression minimises mean ||to - from W||^2 + penalty ||W||^2, with the
     one of PENALTIES that has the lowest error on validation, of equals the strongest.
 
     Args:
@@ -292,10 +294,11 @@ def retention(r2: float | None, ceiling: float | None, floor: float | None) -> f
 
 
 def _standardised(*splits: Tensor) -> tuple[Tensor, ...]:
-    """The splits' features that vary in the first of them, with mean 0 and variance 1 there."""
+    """The splits' features that vary enough in the first of them, with mean 0 and variance 1 there."""
     first = splits[0].double()
     variance, mean = torch.var_mean(first, 0, correction=0)
-    varies = (first.amax(0) > first.amin(0)) & (variance > 0)
+    varying = (first != first.median(0).values).double().mean(0)  # the share of examples off the usual value
+    varies = (varying > 0) & (varying >= LEAST_VARYING) & (variance > 0)
     return tuple((split.double()[:, varies] - mean[varies]) / variance[varies].sqrt() for split in splits)
 
 

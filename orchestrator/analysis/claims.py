@@ -13,8 +13,9 @@ The rules were written before any table was seen. Each is in the docstring of it
 Where a claim needs several things at once, its p is the largest of theirs (intersection-union test, Berger 1982).
 Fewer than MIN_SEEDS seeds support nothing, fewer than CLAIM_SEEDS are called scouting. The t tests trust the Gaussian;
 the exact sign-flip test of `statistics` does not, but needs 5 seeds to reject at all and 6 or more after Holm.
-In 600 simulated tables of 5 seeds in which just one thing that a claim needs is absent, it was supported in 3.5 % (C1),
-1.7 % (C2), 3.3 % (C3, of 300), 4.0 and 3.3 % (C4a, C4b), 1.8 and 2.5 % (C5a, C5b), 0.7 % (C6), 1.3 % (C7), 0.8 % (C8).
+In 600 simulated tables of 5 seeds without an effect, or with all that a claim needs but one, it was supported in 3.5 %
+(C1), 1.7 % (C2), 3.3 % (C3, of 300), 4.0 and 3.3 % (C4a, C4b), 1.8 and 2.5 % (C5a, C5b), 0.7 % (C6), 1.3 % (C7), 0.8 %
+(C8).
 Rows that are invalid or not ok are never used. Source: SCIENCE 1.2 and 5.5.
 """
 
@@ -74,16 +75,16 @@ STATEMENTS = {
     "C8": "Pretrained features are inconsistent: they differ from seed to seed.",
 }
 SWEEPS = {  # the canonical sweep that decides each, SCIENCE 6
-    "C1": "mixture_weight",
-    "C2": "trajectory_saturation",
-    "C3": "finetune_recovery",
-    "C4a": "mixture_weight",
-    "C4b": "ordering",
-    "C5a": "architecture",
-    "C5b": "scale_floor",
-    "C6": "weight_decay_tradeoff",
-    "C7": "timecat_matched_compute",
-    "C8": "cat_vs_wide_vs_distill",
+    "C1": "s01-mixture-weight",
+    "C2": "s12-trajectory-saturation",
+    "C3": "s14-finetune-recovery",
+    "C4a": "s01-mixture-weight",
+    "C4b": "s05-ordering",
+    "C5a": "s08-architecture",
+    "C5b": "s07-scale-floor",
+    "C6": "s02-weight-decay-tradeoff",
+    "C7": "s03-timecat-matched-compute",
+    "C8": "s04-cat-wide-distill",
 }
 
 
@@ -105,13 +106,11 @@ class Claim:
     sweep: str  # the canonical sweep that decides it
 
 
-def verdicts(table: pd.DataFrame, curves: pd.DataFrame | None = None) -> list[Claim]:
+def verdicts(table: pd.DataFrame) -> list[Claim]:
     """A verdict on every claim of STATEMENTS, in their order.
 
     Args:
         table: a results table, of one sweep or of several; rows of different sweeps are never paired.
-        curves: a row per `trial`, `component` and `seed` with what `trajectories.summarise` gives; for C2, which
-            makes do with the table's columns without it.
     """
     table = table[list(_COLUMNS)]  # selecting rows of all columns takes longer than everything else
     valid = usable(table)
@@ -120,7 +119,7 @@ def verdicts(table: pd.DataFrame, curves: pd.DataFrame | None = None) -> list[Cl
     gone = sum(invalid_by(table, []).values())
     found = [
         _c1(single),
-        _c2(single, curves),
+        _c2(single),
         _c3(table, single),
         _c4a(single),
         _c4b(single),
@@ -140,7 +139,7 @@ _COLUMNS = (
     *("trial", "component", "weight", "seed", "protocol", "shots", "primary", "status", "invalid"),
     *("gap", "transfer_accuracy", "direct_probe_accuracy", "head_accuracy", "validation_accuracy"),
     *("retention", "predictability_ceiling", "member_predictability", "effective_rank"),
-    *("final_saturation", "saturation_step", "threshold_step"),
+    *("final_saturation", "saturation_step", "retention_step", "retention_after"),
 )
 
 
@@ -313,14 +312,13 @@ def _c1(single: pd.DataFrame) -> Claim:
     return _decide("C1", cases, about="gap", basis=basis, remark=saw_more)
 
 
-def _c2(single: pd.DataFrame, curves: pd.DataFrame | None) -> Claim:
+def _c2(single: pd.DataFrame) -> Claim:
     """C2: where something is lost, its training signal collapses before it is learned, and it is not learned after.
 
     Family: every component of every design. A case supports the claim if its gap is above 0, the retention at the end
     is below one half, and in every seed the signal collapses: its saturation falls below 0.05 before retention
-    reaches one half, and retention then stays flat or declines (`trajectories.collapse`). Without curves the step at
-    which the probe has half of what direct training adds to random features stands for the step at which half is
-    retained, and what retention does in between is not looked at. Effect: one half minus the retention at the end.
+    reaches one half, and retention then stays flat or declines (`trajectories.collapse`).
+    Effect: one half minus the retention at the end.
 
     What supports it does not count if the same is found where nothing is lost (a gap of MARGIN is ruled out): then
     the collapse says nothing about the loss. Contradicted if there are gaps, and no seed of any of them collapses.
@@ -329,7 +327,7 @@ def _c2(single: pd.DataFrame, curves: pd.DataFrame | None) -> Claim:
     if measured.empty:
         return _not_tested("C2", "measure trajectories and retention in a mixture that loses something")
     by = ["component", "sweep", "trial", "weight"]
-    outcomes = collapse(_with_curves(measured, curves), by)
+    outcomes = collapse(measured.assign(final_retention=measured["retention"]), by)
     gap, retention = (by_seed(measured, by, name) for name in ("gap", "retention"))
     cases, late, controls = [], [], []
     for key, collapsed in zip(keys(outcomes, by), outcomes["collapsed"].tolist(), strict=True):
@@ -355,17 +353,6 @@ def _c2(single: pd.DataFrame, curves: pd.DataFrame | None) -> Claim:
 
 
 _C2 = "single networks with a trajectory and retention, each component in each design"
-
-
-def _with_curves(measured: pd.DataFrame, curves: pd.DataFrame | None) -> pd.DataFrame:
-    """The rows with the columns that `trajectories.collapse` reads."""
-    if curves is None:
-        return measured.assign(
-            final_retention=measured["retention"], retention_step=measured["threshold_step"], retention_after=0.0
-        )
-    found = ["final_saturation", "saturation_step", "final_retention", "retention_step", "retention_after"]
-    at = ["trial", "component", "seed"]
-    return measured.drop(columns=found, errors="ignore").merge(curves[[*at, *found]], on=at, how="left")
 
 
 def _place(component: Any, weight: Any) -> str:

@@ -100,8 +100,8 @@ def ladder(table: pd.DataFrame, *, margin: float = MARGIN) -> list[Ladder]:
 
     The failure is that of the first rung that reaches, if every failure before it is ruled out: one of its rungs was
     measured, and each that was falls short. Otherwise it is `cannot tell`, with the rungs that are missing or
-    undecided. A component that the mixture never showed has no head, and is not failed by one: the first failure that
-    it can have is `entangled`.
+    undecided. A component that the mixture never showed has no head, unless all label alike, and is not failed by
+    one: the first failure that it can have is `entangled`.
 
     The reference is the linear probe, at all shots, of the direct baseline. Where several settings of a rung were
     measured (fine-tuning with and without dropout, several kinds of concatenation) the one that validation prefers is
@@ -218,7 +218,7 @@ def _rung(
     weight: float | None,
     margin: float,
 ) -> Rung:
-    if name == "head" and weight == 0:
+    if name == "head" and weight == 0 and not (probe and probe.head):
         return Rung(name, "the mixture never showed the component", None, None, "not applicable")
     match name:
         case "direct":

@@ -19,8 +19,8 @@ from orchestrator.analysis.claims import Claim
 SCALE = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
-def verdict_on(identifier: str, table: pd.DataFrame, curves: pd.DataFrame | None = None) -> Claim:
-    return next(claim for claim in claims.verdicts(table, curves) if claim.id == identifier)
+def verdict_on(identifier: str, table: pd.DataFrame) -> Claim:
+    return next(claim for claim in claims.verdicts(table) if claim.id == identifier)
 
 
 def losing(*gaps: float, seeds: int = 5, **columns: Any) -> pd.DataFrame:
@@ -182,7 +182,8 @@ def crowding(**cases: tuple[float, float, int | None, int | None]) -> pd.DataFra
             transfer=0.9 - gap,
             component=component,
             saturation_step=saturation,
-            threshold_step=threshold,
+            retention_step=threshold,
+            retention_after=0.0,
             final_saturation=0.01 if saturation else 0.4,
         )
         for found, offset in zip(rows.rows[-5:], (-0.02, -0.01, 0.0, 0.01, 0.02), strict=True):
@@ -219,17 +220,14 @@ def test_c2_needs_a_gap_and_a_retention_below_one_half(case):
 
 def test_c2_needs_every_seed_to_collapse():
     table = crowding(hard=CROWDED)
-    table.loc[0, "threshold_step"] = 100
+    table.loc[0, "retention_step"] = 100
     assert verdict_on("C2", table).verdict == "inconclusive"
 
 
 @pytest.mark.parametrize(("after", "verdict"), [(-0.1, "supported"), (0.01, "supported"), (0.3, "contradicted")])
-def test_c2_reads_the_curves_where_there_are_some(after, verdict):
-    table = crowding(hard=CROWDED)
-    curves = table[["trial", "component", "seed", "final_saturation", "saturation_step"]].assign(
-        final_retention=0.1, retention_step=None, retention_after=after
-    )
-    assert verdict_on("C2", table, curves).verdict == verdict
+def test_c2_needs_retention_to_stay_flat_after_the_collapse(after, verdict):
+    table = crowding(hard=CROWDED).assign(retention_after=after)
+    assert verdict_on("C2", table).verdict == verdict
 
 
 # C3
@@ -530,4 +528,4 @@ def test_the_text_has_a_line_for_every_claim():
     assert [line[0] for line in lines] == list(claims.STATEMENTS)
     assert all(len(line) == len(header) for line in lines)
     assert lines[0][1] == "supported"
-    assert lines[1][1:] == ("not tested", "-", "-", "-", "-", "trajectory_saturation")
+    assert lines[1][1:] == ("not tested", "-", "-", "-", "-", "s12-trajectory-saturation")

@@ -770,3 +770,18 @@ def test_a_gpu_measures_what_a_cpu_measures(digits, networks):
     on_cpu, on_gpu = on("cpu"), on("cuda")
     for name in KEYS - {"layers"}:
         assert on_gpu[name] == pytest.approx(on_cpu[name], rel=1e-3, abs=1e-3), name
+
+
+def test_a_unit_that_is_active_on_a_handful_of_examples_does_not_decide_predictability():
+    generator = torch.Generator().manual_seed(0)
+    source, other = torch.randn(1500, 4, generator=generator), torch.randn(1500, 4, generator=generator)
+    spikes = torch.zeros(1500, 1)
+    spikes[[3, 1100, 1200]] = torch.tensor([[1e-3], [5.0], [7.0]])  # one faint example in training, two strong in test
+    splits = slice(0, 1000), slice(1000, 1050), slice(1050, 1500)
+
+    def r2(first, second):
+        return predictability(*(features[split] for split in splits for features in (first, second)))
+
+    target = source + 0.1 * other
+    assert r2(torch.cat([source, spikes], 1), target) == pytest.approx(r2(source, target), abs=1e-6)
+    assert r2(source, torch.cat([target, spikes], 1)) == pytest.approx(r2(source, target), abs=1e-6)
