@@ -273,6 +273,46 @@ def results(
         output.write_text(text)
 
 
+@bottleneck.command(short_help="Judge the claims of the information saturation bottleneck.")
+@click.argument("sweeps", metavar="SWEEP...", nargs=-1, required=True)
+@_storage_option
+@_json_option
+def claims(sweeps: Sequence[str], storage: str | None, as_json: bool) -> None:
+    """Judge each claim of the information saturation bottleneck by the results of one sweep, or of several together."""
+    from orchestrator.analysis import claims as judge
+    from trainables.spec import as_json as plain
+
+    found = judge.verdicts(_loaded(sweeps, storage))
+    if as_json:
+        click.echo(json.dumps([plain(claim) for claim in found], indent=1))
+        return
+    header, *rows = judge.rows(found)
+    _print_table(header, rows)
+    click.echo()
+    for claim in found:
+        click.echo(f"{claim.id}  {claim.statement}\n    {claim.sentence}")
+
+
+@bottleneck.command(short_help="Tell unused features from lost ones.")
+@click.argument("sweeps", metavar="SWEEP...", nargs=-1, required=True)
+@_storage_option
+@_json_option
+def ladder(sweeps: Sequence[str], storage: str | None, as_json: bool) -> None:
+    """Climb the loss ladder of every component: are its features unused, entangled, recoverable or lost?"""
+    from orchestrator.analysis import ladder as climb
+    from trainables.spec import as_json as plain
+
+    found = climb.ladder(_loaded(sweeps, storage))
+    if as_json:
+        click.echo(json.dumps([{**plain(one), "sentence": one.sentence} for one in found], indent=1))
+        return
+    for one in found:
+        click.echo(one.sentence)
+        header, *rows = climb.rows(one)
+        _print_table(header, rows)
+        click.echo()
+
+
 @bottleneck.command(short_help="Write the report again.")
 @click.argument("sweep", metavar="SWEEP")
 @_storage_option
@@ -431,6 +471,15 @@ def _print_pairs(title: str, pairs: Sequence[tuple[str, str]]) -> None:
     click.echo(title)
     for what, value in pairs:
         click.echo(f"  {what:<10} {value}")
+
+
+def _loaded(sweeps: Sequence[str], storage: str | None) -> pd.DataFrame:
+    """The results tables of sweeps, one below the other."""
+    import pandas as pd
+
+    from orchestrator.results import load
+
+    return pd.concat([load(_name(sweep), storage=storage) for sweep in sweeps], ignore_index=True)
 
 
 def _print_gaps(table: pd.DataFrame) -> None:

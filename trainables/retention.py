@@ -254,8 +254,9 @@ def predictability(
 
     Both sets are standardised with statistics of the training split. Features that have one value there, but for less
     than LEAST_VARYING of the examples, are left out: nothing can be learnt about them, and in units of such a standard
-    deviation a test example on which they are active outweighs all others. The regression minimises mean ||to - from W||^2 + penalty ||W||^2, with the
-    one of PENALTIES that has the lowest error on validation, of equals the strongest.
+    deviation a test example on which they are active outweighs all others. The regression minimises
+    mean ||to - from W||^2 + penalty ||W||^2, with the one of PENALTIES that has the lowest error on validation, of
+    equals the strongest.
 
     Args:
         train_from: (N, D1), and so on for the other splits.

@@ -18,7 +18,7 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from orchestrator.analysis import gaps
+from orchestrator.analysis import claims, gaps, ladder
 from orchestrator.report import figures
 
 MOST_RESULT_ROWS = 2000  # in the page; the results table has all
@@ -103,7 +103,7 @@ def render(table: pd.DataFrame, plan: Mapping[str, Any], sweep_text: str, *, pro
     )
     environment.filters["sentence"] = sentence
     labels = {trial["digest"][:12]: trial["design"]["label"] for trial in plan["trials"]}
-    table = gaps.primary(table)
+    whole, table = table, gaps.primary(table)
     return environment.get_template("page.html.jinja").render(
         sweep=plan["sweep"],
         question=plan.get("question") or plan["sweep"],
@@ -112,7 +112,7 @@ def render(table: pd.DataFrame, plan: Mapping[str, Any], sweep_text: str, *, pro
         missing=gaps.missing(table),
         num_rows=len(table),
         figures=figure_views(table),
-        summaries=summary_views(table),
+        summaries=[*summary_views(table), *science_views(whole)],
         results=results_view(table),
         failures=failure_views(table, labels),
         pending=sorted({labels.get(t, t) for t in table["trial"][gaps.reasons(table) == "pending"].dropna()}),
@@ -247,6 +247,94 @@ def summary_views(table: pd.DataFrame) -> list[TableView]:
         _summary("per-component", "Gap per component", gaps.per_component(table), ["component"], over),
         _summary("by-weight", "Gap by weight", gaps.by_weight(table), by),
     ]
+
+
+def science_views(table: pd.DataFrame) -> list[TableView]:
+    """The loss ladder, every protocol, retention and the claims, as far as the sweep has measured them."""
+    if table.empty:
+        return []
+    found = []
+    if table["protocol"].nunique() > 1:
+        found += [ladder_view(table), protocols_view(table)]
+    if table["retention"].notna().any() or table["effective_rank"].notna().any():
+        found.append(retention_view(gaps.primary(table)))
+    return [*found, claims_view(table)]
+
+
+def ladder_view(table: pd.DataFrame) -> TableView:
+    """A row per component and design: the accuracy of every rung, and the failure that they name."""
+    climbed = ladder.ladder(table)
+    designs = list(dict.fromkeys(name for one in climbed for name in one.design))
+    header = ("component", *designs, *(f"{name}, %" for name in ladder.RUNGS), "failure", "because")
+    marks = {"reaches": " ✓", "undecided": " ?"}
+    rows = tuple(
+        (
+            one.component,
+            *(gaps.level(name, one.design.get(name)) for name in designs),
+            *(
+                gaps.points(rung.accuracy.mean) + marks.get(rung.outcome, "") if rung.accuracy else "-"
+                for rung in one.rungs
+            ),
+            one.failure,
+            one.reason,
+        )
+        for one in climbed
+    )
+    numeric = (False, *[False] * len(designs), *[True] * len(ladder.RUNGS), False, False)
+    remark = (
+        "Means over seeds. ✓: a loss of a point or more against direct training is ruled out at 95 %; ?: neither "
+        "that nor its contrary. The first rung that reaches names the failure."
+    )
+    return TableView("ladder", "The loss ladder: unused, entangled, recoverable or lost", header, numeric, rows, remark)
+
+
+def protocols_view(table: pd.DataFrame) -> TableView:
+    """Accuracies and gaps of every protocol and number of shots."""
+    by = ["component", "weight", *gaps.other_axes(table), "protocol", "shots"]
+    return _summary("protocols", "Gap by protocol", gaps.summarise(table, by), by)
+
+
+def retention_view(table: pd.DataFrame) -> TableView:
+    """What the features are like, and how much of the direct features they hold."""
+    by = ["component", "weight", *gaps.other_axes(table)]
+    measured = {
+        "retention": 2, "predictability": 2, "predictability_ceiling": 2, "predictability_floor": 2, "debiased_cka": 2,
+        "effective_rank": 1, "direct_effective_rank": 1, "dead_share": 2,
+    }  # fmt: skip
+    found = [gaps.over_seeds(table, by, name) for name in measured]
+    rows = []
+    for group in range(len(found[0])):
+        lines = [each.iloc[group] for each in found]
+        numbers = (_mean_and_interval(line, digits) for line, digits in zip(lines, measured.values(), strict=True))
+        rows.append((*(gaps.level(name, lines[0][name]) for name in by), *numbers, str(max(x["n"] for x in lines))))
+    header = (*(name.replace("_", " ") for name in (*by, *measured)), "seeds")
+    numeric = (*(name in NUMERIC for name in by), *[True] * (len(measured) + 1))
+    remark = "Retention: 1, the direct features can be read from the mixture's; 0, no better than from random ones."
+    return TableView("retention", "Retention of the direct features", header, numeric, tuple(rows), remark)
+
+
+def _mean_and_interval(line: pd.Series[Any], digits: int) -> str:
+    if pd.isna(line["mean"]):
+        return "-"
+    ends = "" if pd.isna(line["low"]) else f" [{line['low']:.{digits}f}, {line['high']:.{digits}f}]"
+    return figures.typeset(f"{line['mean']:.{digits}f}{ends}")
+
+
+def claims_view(table: pd.DataFrame) -> TableView:
+    """The verdict on every claim."""
+    found = claims.verdicts(table)
+    (_, *short), *lines = claims.rows(found)
+    rows = tuple(
+        (
+            f"{claim.id}: {claim.statement}",
+            *(figures.typeset(cell) for cell in line[1:]),
+            claim.sentence.replace("`", ""),
+        )
+        for claim, line in zip(found, lines, strict=True)
+    )
+    header = ("claim", *short, "why")
+    numeric = (False, False, True, True, True, True, False, False)
+    return TableView("claims", "What this sweep says about the claims", header, numeric, rows)
 
 
 def results_view(table: pd.DataFrame) -> TableView | None:
