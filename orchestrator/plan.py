@@ -43,7 +43,7 @@ BACKWARD = 2  # a backward pass costs about twice a forward pass
 MAX_RAW_INPUTS = (
     4096  # values of an image up to which a probe of the raw input is a control: 32 x 32 in colour and less
 )
-PURPOSES = ("direct", "transfer", "random_init", "raw", "retention", "trajectory")  # of the stages of a cell
+PURPOSES = ("direct", "transfer", "random_init", "untrained", "raw", "retention", "trajectory")  # of a cell's stages
 SOLVER_PASSES = 60  # passes over the features for one L2: about what L-BFGS takes, with gradients
 
 
@@ -61,6 +61,7 @@ class Plan:
             "sweep": self.sweep.name,
             "question": self.sweep.question,
             "direct_kind": self.sweep.direct.kind,
+            "label_space": self.sweep.label_space,
             "protocol": transfer.label(self.trials[0].cells[0].transfer.transfer),
             "components": {
                 name: {
@@ -101,13 +102,19 @@ def _cell_json(cell: Cell) -> dict[str, Any]:
         "protocol": transfer.label(cell.transfer.transfer),
         "shots": cell.transfer.transfer.shots,
         "primary": cell.primary,
+        "tunes": cell.transfer.transfer.protocol in transfer.FINE_TUNING,
         **{name: stage.digest if stage else None for name, stage in zip(PURPOSES, cell.stages, strict=True)},
-        "direct_budgets": [budget.digest for budget in cell.budgets],
+        "baselines": [
+            {"probe": probe.digest, "pretrain": probe.members[0].digest, "steps": probe.members[0].steps}
+            for probe in (cell.direct, *cell.budgets)
+            if probe
+        ],
         "pretrain": [member.digest for member in cell.transfer.members],
+        # Of the members that lie in one run only the last is paid for.
+        "paid": sorted({member.run.digest: member.digest for member in cell.transfer.members}.values()),
         "teachers": sorted(
             {stage.digest for stage in in_order(cell.transfer.requires)} - {m.digest for m in cell.transfer.members}
         ),
-        "direct_pretrain": cell.direct.members[0].digest if cell.direct else None,
     }
 
 
@@ -203,6 +210,7 @@ class _Builder:
         comparisons = self._comparisons(point)
         readings = self._readings(point)
         raw = {name: self._raw(name) for name in self._components}
+        untrained = self._untrained(point)
         pretraining = self._pretraining(point)
         cells = []
         for seed in self._sweep.seeds:
@@ -221,6 +229,7 @@ class _Builder:
                             direct=directs[0] if directs else None,
                             budgets=directs[1:],
                             random_init=random_init,
+                            untrained=untrained[seed, name] if primary and directs else None,
                             raw=raw[name] if primary else None,
                             retention=self._retention(point, seed, name, members, compared[0]) if primary else None,
                             trajectory=self._trajectory(members, component, compared[0]) if primary else None,
@@ -366,17 +375,30 @@ class _Builder:
         return self._memo[key]  # type: ignore[no-any-return]
 
     def _drawn(self, point: Point, name: str) -> tuple[int, int] | None:
-        """(pool, distinct) of a component in its mixture, or of its first member; None: the mixture has none of it."""
-        first, *_ = representation.members(point.representation, self._pretraining(point)(self._sweep.seeds[0]))
+        """(pool, distinct) of a component in a mixture of all the steps; None: the mixture has none of it."""
         content = self._contents[name]
-        shares = first.mixture.shares
+        shares = self._mixture(point.weights, point.steps, point.train_examples).shares
         return next(((s.pool, s.distinct) for s in shares if s.component.content == content), None)
 
     def _random_init(self, point: Point, seed: int, name: str, reading: Transfer) -> ProbeSpec:
-        key = ("untrained", point.representation, self._architecture(point).digest, seed)
+        key = ("random", point.representation, self._architecture(point).digest, seed)
         if key not in self._memo:
             self._memo[key] = representation.untrained(point.representation, self._pretraining(point)(seed))
         return self._probe(("random_init", *key), self._memo[key], name, reading)
+
+    def _untrained(self, point: Point) -> Mapping[tuple[int, str], ProbeSpec]:
+        """By (seed, component), a linear probe of the baseline's network at its initialisation: what validates it."""
+        architecture, asked = self._architecture(point), _linear(self._transfers[0])
+        key = ("untrained", architecture.digest)
+        if key not in self._memo:
+            self._memo[key] = {
+                (seed, name): self._probe(
+                    (*key, seed), (representation.initialisation(architecture, seed),), name, asked
+                )
+                for seed in self._sweep.seeds
+                for name in self._components
+            }
+        return self._memo[key]  # type: ignore[no-any-return]
 
     def _raw(self, name: str) -> ProbeSpec | None:
         """A linear probe of the pixels themselves; None where they are too many."""

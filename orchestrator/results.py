@@ -157,7 +157,7 @@ DESIGN = (
     "trial", "architecture", "width", "depth", "representation", "ordering", "mixture", "training", "component",
     "weight", "seed",
 )  # fmt: skip
-PROBES = ("transfer", "direct", "random_init", "raw")
+PROBES = ("transfer", "random_init", "untrained", "raw")
 RETENTION = tuple(COLUMNS)[list(COLUMNS).index("retention") : list(COLUMNS).index("peak_accuracy")]
 
 # What differs between two runs of the same work: everything else is the same after any restart.
@@ -211,11 +211,10 @@ def _row(
     teachers = [lookup("pretrain", digest) for digest in cell["teachers"]]
     found = {name: (lookup("probe", cell[name]) if cell[name] else None) or {} for name in PROBES}
     transfer, random_init = found["transfer"], found["random_init"]
-    direct = _best(found["direct"], [lookup("probe", digest) for digest in cell["direct_budgets"]])
-    direct_run = (lookup("pretrain", cell["direct_pretrain"]) if cell["direct_pretrain"] else None) or {}
-    status, error = _status(cell, [*members, *teachers], transfer, direct, random_init, direct_run, state, lookup)
+    baseline, direct, lost = _baseline(cell["baselines"], lookup)
+    status, error = _status(cell, [*members, *teachers], found, direct, lost, state, lookup)
     first = next((member for member in members if member), {})
-    runs = [*members, *teachers]
+    runs = [*(lookup("pretrain", digest) for digest in cell["paid"]), *teachers]
     seconds = _total(run.get("seconds") if run else None for run in runs)
     shown = _total(run.get("examples") if run else None for run in runs)
     row = {
@@ -239,7 +238,8 @@ def _row(
         "transfer_accuracy": transfer.get("test_accuracy"),
         "transfer_loss": transfer.get("test_loss"),
         "validation_accuracy": transfer.get("validation_accuracy"),
-        "head_accuracy": transfer.get("head_accuracy"),
+        # Without a shared label space the outputs of a head are other components' classes.
+        "head_accuracy": transfer.get("head_accuracy") if cell["weight"] or plan["label_space"] == "shared" else None,
         "chance_accuracy": transfer.get("chance_accuracy"),
         "l2": transfer.get("chosen", {}).get("l2"),
         "chosen": " ".join(f"{name}={value:g}" for name, value in transfer.get("chosen", {}).items()) or None,
@@ -249,7 +249,7 @@ def _row(
         "direct_probe_accuracy": direct.get("test_accuracy"),
         "direct_probe_loss": direct.get("test_loss"),
         "direct_accuracy": direct.get("head_accuracy"),
-        "direct_steps": direct.get("steps"),
+        "direct_steps": baseline.get("steps"),
         "random_init_accuracy": random_init.get("test_accuracy"),
         "raw_accuracy": found["raw"].get("test_accuracy"),
         "training_flops": _total(run.get("training_flops") if run else None for run in runs),
@@ -260,13 +260,15 @@ def _row(
         "error": error,
         "digest": cell["transfer"][:12],
         "pretrain_digest": "+".join(digest[:12] for digest in cell["pretrain"]),
-        "direct_digest": cell["direct_pretrain"][:12] if cell["direct_pretrain"] else None,
+        "direct_digest": baseline["pretrain"][:12] if baseline else None,
         "revision": transfer.get("revision"),
         "versions": transfer.get("versions"),
     }
-    row["invalid"] = invalid(transfer, direct, random_init)
+    row["invalid"] = invalid(transfer, direct, found["untrained"])
     if row["invalid"] is None:
         row |= gaps(transfer, direct, random_init)
+    if cell["tunes"]:  # at random initialisation that is training from scratch, and no lower end of a scale
+        row["recovered_fraction"] = None
     if None not in (row["direct_accuracy"], row["head_accuracy"]):
         row["head_gap"] = row["direct_accuracy"] - row["head_accuracy"]
     if cell["retention"]:
@@ -282,21 +284,41 @@ def _row(
     return {name: row.get(name) for name in COLUMNS}
 
 
-def _best(direct: Mapping[str, Any], budgets: Sequence[Mapping[str, Any] | None]) -> Mapping[str, Any]:
-    """The baseline of the budget that validation prefers, the smaller of equals; empty until all are there."""
-    tried = [direct, *(budget or {} for budget in budgets)]
-    return max(tried, key=lambda probe: probe["validation_accuracy"]) if all(tried) else {}
+def _baseline(
+    baselines: Sequence[Mapping[str, Any]], lookup: Lookup
+) -> tuple[Mapping[str, Any], Mapping[str, Any], str | None]:
+    """The baseline of the budget that validation prefers, the first of equals: which it is, and its probe.
+
+    Both are empty until all budgets are there. Those that diverged are left out; if all did, the last says when.
+    """
+    diverged, measured = None, []
+    for baseline in baselines:
+        run = lookup("pretrain", baseline["pretrain"]) or {}
+        if run.get("status") == "diverged":
+            diverged = f"pretraining on the direct baseline diverged at step {run['diverged_at']}"
+            continue
+        measured.append((baseline, lookup("probe", baseline["probe"]) or {}))
+    if not measured or not all(probe for _, probe in measured):
+        first = baselines[0] if baselines else {}
+        return first, {}, None if measured else diverged
+    return *max(measured, key=lambda found: found[1].get("validation_accuracy", -1.0)), None
 
 
-def invalid(transfer: Mapping[str, Any], direct: Mapping[str, Any], random_init: Mapping[str, Any]) -> str | None:
-    """Why a comparison of probes says nothing, from their results; None if it is valid, or not there yet."""
+def invalid(transfer: Mapping[str, Any], direct: Mapping[str, Any], untrained: Mapping[str, Any]) -> str | None:
+    """Why a comparison of probes says nothing, from their results; None if it is valid, or not there yet.
+
+    Args:
+        untrained: of the baseline's own network at its initialisation, by a linear probe; empty: not looked at.
+    """
     for what, probe in (("the mixture's", transfer), ("the direct", direct)):
+        if probe.get("status") == "impossible":
+            return f"{what} network cannot be read: {probe['reason']}"
         if probe.get("varying_features") == 0:
             return f"{what} network is dead: its features are the same for every example"
         if probe.get("missing_classes"):
             return f"{probe['missing_classes']} classes have no example in a split of the probe of {what} features"
-    if direct and random_init and direct["test_accuracy"] < random_init["test_accuracy"]:
-        return "the direct baseline is below the same protocol at random initialisation"
+    if direct and untrained and direct["test_accuracy"] < untrained.get("test_accuracy", 0.0):
+        return "the direct baseline is below the same network at random initialisation"
     return None
 
 
@@ -313,7 +335,7 @@ def gaps(
     reached, possible = transfer["test_accuracy"], direct["test_accuracy"]
     gap = possible - reached
     above_chance = possible - transfer["chance_accuracy"]
-    learned = possible - random_init["test_accuracy"] if random_init else 0.0
+    learned = possible - random_init["test_accuracy"] if random_init.get("status") == "ok" else 0.0
     return {
         "gap": gap,
         "relative_gap": gap / above_chance if above_chance >= 0.01 else None,
@@ -331,21 +353,22 @@ def _log_odds(probe: Mapping[str, Any]) -> float:
 
 def _status(
     cell: Mapping[str, Any],
-    members: Sequence[Mapping[str, Any] | None],
-    transfer: Mapping[str, Any],
+    runs: Sequence[Mapping[str, Any] | None],
+    found: Mapping[str, Mapping[str, Any]],
     direct: Mapping[str, Any],
-    random_init: Mapping[str, Any],
-    direct_run: Mapping[str, Any],
+    lost: str | None,
     state: Mapping[str, Any],
     lookup: Lookup,
 ) -> tuple[str, str | None]:
-    for what, run in (*(("the mixture", member) for member in members), ("the direct baseline", direct_run)):
+    for run in runs:
         if run and run.get("status") == "diverged":
-            return "diverged", f"pretraining on {what} diverged at step {run['diverged_at']}"
+            return "diverged", f"pretraining on the mixture diverged at step {run['diverged_at']}"
+    if lost:
+        return "diverged", lost
     # Retention rests on a baseline of another seed too: if that diverged, the trial ends without it.
     measured = all(lookup(kind, cell[kind]) for kind in ("retention", "trajectory") if cell[kind])
     whole = measured or state.get("status") == "ok"
-    if transfer and random_init and (direct or not cell["direct"]) and whole:
+    if found["transfer"] and found["random_init"] and (direct or not cell["direct"]) and whole:
         return "ok", None
     if state.get("status") == "failed":
         return "failed", state.get("error")

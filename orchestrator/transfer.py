@@ -5,13 +5,13 @@ What each protocol computes is `trainables.protocols`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, TypeAlias
 
 from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_serializer
 
-from orchestrator.model import BelowOne, Choose, Count, Examples, Listed, Model, Positive, expect
+from orchestrator.model import BelowOne, Choose, Count, Examples, Listed, Model, Positive, Problem, expect, show
 from trainables import spec
 
 L2 = Annotated[tuple[Positive, ...], Listed(Positive)]
@@ -157,6 +157,14 @@ class Transfer(Model):
         (None,), description="of these, at most so many of each class: the size of the target"
     )
 
+    def problems(self) -> Iterator[Problem]:
+        first: dict[str, int] = {}
+        for position, protocol in enumerate(self.protocols):
+            name = label(protocol.of(spec.Transfer()))
+            if first.setdefault(name, position) != position:
+                message = f"found {show(protocol)}, which the results table could not tell from another one: {name}"
+                yield Problem(("protocols", position), f"{message}; protocols that differ in more than l2 are possible")
+
     def specs(self) -> tuple[spec.Transfer, ...]:
         """One for each protocol and number of shots; the first answers the question."""
         base = spec.Transfer(l2=self.l2, train_examples=self.train_examples)
@@ -164,5 +172,14 @@ class Transfer(Model):
 
 
 def label(transfer: spec.Transfer) -> str:
-    """The protocol in a few words, as the results table has it: for example `finetune, dropout 0.9`."""
-    return transfer.protocol + (f", dropout {transfer.dropout:g}" if transfer.dropout else "")
+    """The protocol and what it was told, as the results table has it: for example `finetune, dropout 0.9`."""
+    told = [
+        f"{name} {_value(getattr(transfer, name))}"
+        for name in ("neighbours", "learning_rates", "steps", "batch_size", "dropout")
+        if getattr(transfer, name) != getattr(spec.Transfer, name)
+    ]
+    return ", ".join([transfer.protocol, *told])
+
+
+def _value(value: Any) -> str:
+    return " ".join(f"{each:g}" for each in (value if isinstance(value, tuple) else (value,)))

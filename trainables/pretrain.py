@@ -137,6 +137,8 @@ def pretrain(
             checkpoint = checkpoints.get(done) if checkpoints else None
             if done % CHECK_EVERY_STEPS == 0 or done == spec.steps or checkpoint:
                 _raise_if_diverged(losses[:done])
+            if (done == spec.steps or checkpoint) and not _is_finite(network):
+                raise Diverged(step)
             if checkpoint:
                 checkpoint(network)
             now = time.monotonic()
@@ -216,7 +218,8 @@ def learning_rate(training: Training, step: int) -> float:
 
 
 def _cosine(left: float, training: Training) -> float:
-    left_of_cycle = left if training.cycles == 1 else 1 - (1 - left) * training.cycles % 1
+    # Rounded, so that a cycle begins at its peak where the division is not exact.
+    left_of_cycle = left if training.cycles == 1 else 1 - round((1 - left) * training.cycles, 9) % 1
     return 0.5 * (1 - math.cos(math.pi * left_of_cycle))
 
 
@@ -299,6 +302,10 @@ def _raise_if_diverged(losses: Tensor) -> None:
     bad = ~torch.isfinite(losses)
     if bool(bad.any()):
         raise Diverged(int(bad.nonzero()[0]))
+
+
+def _is_finite(network: nn.Module) -> bool:
+    return all(bool(value.isfinite().all()) for value in network.state_dict().values())
 
 
 def _curve(losses: Tensor) -> tuple[tuple[int, float], ...]:

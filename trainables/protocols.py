@@ -429,7 +429,8 @@ def _positions(labels: Tensor, transfer: Transfer) -> Tensor:
 def _head_accuracy(stage: ProbeSpec, networks: Sequence[Network], test: View) -> float | None:
     """Test accuracy of a single network with its own head, among the component's classes; None without such outputs.
 
-    Where all components share their labels, a head answers for one that it was not shown.
+    Where all components share their labels, a head answers for one that it was not shown. A mixture of one component
+    is the same work in every label space; who reads the result knows which it is.
     """
     if len(networks) != 1 or networks[0].head is None:
         return None
@@ -437,7 +438,7 @@ def _head_accuracy(stage: ProbeSpec, networks: Sequence[Network], test: View) ->
     contents = [share.component.content for share in mixture.shares]
     if stage.component.content in contents:
         offset = mixture.label_offsets[contents.index(stage.component.content)]
-    elif mixture.label_space == "shared" and mixture.num_classes >= stage.component.num_classes:
+    elif mixture.num_classes >= stage.component.num_classes and (len(contents) == 1 or mixture.label_space == "shared"):
         offset = 0
     else:
         return None

@@ -69,7 +69,7 @@ def members(representation: str, pretraining: Pretraining) -> Members:
 
 
 def untrained(representation: str, pretraining: Pretraining) -> Members:
-    """The same networks at their random initialisation: as many, of the same architecture."""
+    """Networks at their random initialisation: as many, of the same architecture."""
     kind, count = parse(representation)
     architecture = _widened(pretraining.architecture, count) if kind == "wide" else pretraining.architecture
     seeds = pretraining.seeds(count if kind in SIDE_BY_SIDE else 1)
@@ -99,11 +99,8 @@ def time_cat(p: Pretraining, count: int) -> Members:
 
 
 def complement(p: Pretraining, count: int) -> Members:
-    """Each member looks once at every earlier one's features: that is counted, and the steps are fewer for it."""
-    steps = max(1, p.steps // count)
-    overhead = _distinct(p.mixture(steps)) * (count - 1) * count // 2  # forward passes of one example
-    per_step = 3 * p.training(1).batch_size  # a step costs three forward passes of its examples
-    steps = max(1, (p.steps - -(-overhead // per_step)) // count)
+    """Each member looks once at what every earlier one predicts: that is counted, and the steps are fewer for it."""
+    steps = _affordable(p, runs=count, looks=count * (count - 1) // 2)
     found: Members = ()
     for seed in p.seeds(count):
         member = p.plain(steps, seed)
@@ -126,7 +123,7 @@ def distilled(p: Pretraining, count: int) -> Members:
 
 
 def bonsai(p: Pretraining, count: int) -> Members:
-    steps = p.steps // (count + 1)
+    steps = _affordable(p, runs=count + 1, looks=count * (count - 1) // 2 + count)
     rounds: Members = ()
     for seed in p.seeds(count):
         discovery = p.plain(steps, seed)
@@ -163,5 +160,18 @@ def _widened(architecture: Architecture, count: int) -> Architecture:
     return replace(architecture, width=architecture.width * count)
 
 
-def _distinct(mixture: Mixture) -> int:
-    return sum(share.distinct for share in mixture.shares)
+def _affordable(p: Pretraining, runs: int, looks: int) -> int:
+    """The steps of each of several runs that cost no more than one run of all the steps; at least 1.
+
+    A step costs three forward passes of each of its examples, a look one of every distinct example of a run.
+    """
+    budget, steps = 3 * p.steps * p.training(1).batch_size, p.steps // runs
+    while steps > 1:
+        mixture = p.mixture(steps)
+        distinct = sum(share.distinct for share in mixture.shares)
+        cost = 3 * runs * mixture.num_examples + looks * distinct
+        if cost <= budget:
+            break
+        # Fewer by what is too much, as if the runs still saw as many distinct examples: never too few.
+        steps -= max(1, (cost - budget) // (3 * runs * p.training(1).batch_size + looks * p.training(1).batch_size))
+    return max(1, steps)

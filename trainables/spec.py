@@ -320,8 +320,8 @@ class ProbeSpec:
 
     @property
     def requires(self) -> tuple[PretrainSpec, ...]:
-        """The stages whose results this one reads."""
-        return self.members
+        """The stages whose results this one reads, the later ones of a run first: it leaves the others on its way."""
+        return self.members if self.members[-1].until is self.members[0].until else self.members[::-1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -354,7 +354,7 @@ class RetentionSpec:
     @property
     def requires(self) -> tuple[PretrainSpec, ...]:
         references = tuple(stage for stage in (self.direct, self.ceiling) if stage)
-        return (*self.members, *references, *self.floor)
+        return (*self.members[::-1], *references, *self.floor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -456,6 +456,7 @@ class Cell:
     random_init: ProbeSpec  # the same representation at its initialisation
     primary: bool = True  # whether the protocol is the one that answers the sweep's question
     budgets: tuple[ProbeSpec, ...] = ()  # the baseline with other numbers of steps: validation chooses
+    untrained: ProbeSpec | None = None  # the baseline's own network at its initialisation, read as the baseline is
     raw: ProbeSpec | None = None  # the raw input in place of features; None: it is too large
     retention: RetentionSpec | None = None
     trajectory: TrajectorySpec | None = None
@@ -463,7 +464,15 @@ class Cell:
     @property
     def stages(self) -> tuple[StageSpec | None, ...]:
         """What is measured for the row, the direct baseline first; its other budgets apart."""
-        return (self.direct, self.transfer, self.random_init, self.raw, self.retention, self.trajectory)
+        return (
+            self.direct,
+            self.transfer,
+            self.random_init,
+            self.untrained,
+            self.raw,
+            self.retention,
+            self.trajectory,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -114,7 +114,7 @@ def _attempt(
     """Bring one stage to its end if that is possible now; returns whether it was."""
     if work.settled(stage):
         return True
-    if not all(work.settled(required) for required in stage.requires):
+    if not all(work.settled(required) for required in stage.requires) or work.comes_by_the_way(stage, pending):
         return False
     with work.store.claim(stage.digest) as mine:
         if not mine:
@@ -162,6 +162,12 @@ class _Work:
             return False
         result = self._results.get(stage.digest)
         return result is None or result["status"] == "diverged"
+
+    def comes_by_the_way(self, stage: StageSpec, pending: Iterable[StageSpec]) -> bool:
+        """Whether a stage is a checkpoint of a run that has still to be trained: that leaves it on its way."""
+        if not isinstance(stage, PretrainSpec) or stage.until is None:
+            return False
+        return any(other.digest == stage.run.digest for other in pending) and not self.settled(stage.run)
 
     def forget(self, stage: StageSpec) -> None:
         self._results.pop(stage.digest, None)
@@ -214,6 +220,12 @@ class _Work:
         self, stage: PretrainSpec, pending: Iterable[StageSpec], report_every_s: float
     ) -> Generator[Progress, None, dict[str, Any]]:
         started = time.time()
+        if stage.until and self.settled(stage.run):
+            whole = self._results.get(stage.run.digest, {})
+            if whole.get("status") == "diverged" and whole["diverged_at"] < stage.until:
+                result = self._result(started) | {"status": "diverged", "diverged_at": whole["diverged_at"]}
+                self.store.put(stage, result)
+                return result
         data = [_data(share.component) for share in stage.mixture.shares]
         teachers = [self._network(teacher) for teacher in stage.guide.teachers] if stage.guide else []
         saver = _StoreSaver(self.store, stage.digest)
@@ -274,7 +286,13 @@ class _Work:
         data = _data(stage.component)
         networks = [self._network(member).to(self.device).eval() for member in stage.members]
         seed = derive_seed(stage.members[0].seed, "transfer", stage.component.content)
-        found = protocols.measure(stage, networks, data, self.device, seed)
+        try:
+            found = protocols.measure(stage, networks, data, self.device, seed)
+        except ValueError as error:  # features that are not finite, fine-tuning that diverges, too few examples
+            log.warning("%s: %s", label(stage, self.names), error)
+            impossible = self._result(started) | {"status": "impossible", "reason": str(error), "finished": time.time()}
+            self.store.put(stage, impossible)
+            return impossible
         values = {f.name: getattr(found, f.name) for f in fields(found) if f.name != "test_correct"}
         result = self._result(started) | {"status": "ok", **values, "finished": time.time()}
         self.store.put(stage, result, {"test": {"correct": found.test_correct}})

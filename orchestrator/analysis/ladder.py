@@ -41,7 +41,7 @@ FAILURES: Mapping[str, tuple[str, ...]] = {  # by failure, its rungs from the we
 }
 RUNGS = tuple(rung for rungs in FAILURES.values() for rung in rungs)
 FINE_TUNING = ("finetune", "lp_ft")
-SEVERAL = ("cat", "complement", "time_cat")  # representations that put networks of one recipe side by side
+SEVERAL = ("cat", "time_cat")  # networks of one recipe side by side; the second, of shorter runs, for want of the first
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def ladder(table: pd.DataFrame, *, margin: float = MARGIN) -> list[Ladder]:
 
     The reference is the linear probe, at all shots, of the direct baseline. Where several settings of a rung were
     measured (fine-tuning with and without dropout, several kinds of concatenation) the one that validation prefers is
-    read; of several shots the fewest, of several numbers of networks the largest.
+    read; of several shots the fewest.
 
     Args:
         table: a results table.
@@ -232,10 +232,9 @@ def _rung(
         case "full fine-tuning":
             chosen = _preferred([r for r in single if r.kind in FINE_TUNING and r.shots is None])
         case "probe of several networks":
-            side_by_side = [r for r in readings if r.representation.partition(":")[0] in SEVERAL]
-            probes = [r for r in side_by_side if r.protocol == "linear_probe" and r.shots is None]
-            most = max((r.networks for r in probes), default=None)
-            chosen = _preferred([r for r in probes if r.networks == most])
+            probes = [r for r in readings if r.protocol == "linear_probe" and r.shots is None]
+            kinds = ([r for r in probes if r.representation.partition(":")[0] == kind] for kind in SEVERAL)
+            chosen = _preferred(next(filter(None, kinds), []))
         case _:
             chosen = _preferred([r for r in single if r.kind == name and r.shots is None])
     return _measured(name, chosen.label if chosen else "", chosen.accuracy if chosen else {}, reference, margin)

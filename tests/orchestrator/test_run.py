@@ -128,7 +128,7 @@ def test_the_journal_proves_that_every_stage_was_computed_once(finished):
     events = stage_events(storage)
     assert set(Counter(e["digest"] for e in events).values()) == {1}
     plan = Journal(Store(storage), "small").plan()
-    baselines = {c["direct_pretrain"] for t in plan["trials"] for c in t["cells"]}
+    baselines = {b["pretrain"] for t in plan["trials"] for c in t["cells"] for b in c["baselines"]}
     assert len(baselines) == 2 * 2 * 2  # components, widths, seeds
     assert baselines <= {e["digest"] for e in events if e["kind"] == "pretrain"}
 

@@ -117,16 +117,20 @@ def made_up(sweep: str, trials: int = 3, seeds: Sequence[int] = (0, 1), points: 
                     "protocol": "linear_probe",
                     "shots": None,
                     "primary": True,
-                    "direct_budgets": [],
+                    "tunes": False,
+                    "untrained": None,
                     "teachers": [],
                     "pretrain": [pretrain],
-                    "direct_pretrain": named("direct_pretrain", component, seed),
+                    "paid": [pretrain],
+                    "baselines": [
+                        {"probe": direct, "pretrain": named("direct_pretrain", component, seed), "steps": 100}
+                    ],
                 }
                 cells.append(cell)
                 for kind in ("transfer", "direct", "random_init"):
                     stages["probe", cell[kind]] = probed(cell[kind], number)
                 stages["probe", cell["random_init"]]["test_accuracy"] /= 100  # so baselines are valid
-                baseline = cell["direct_pretrain"]
+                baseline = cell["baselines"][0]["pretrain"]
                 stages["pretrain", baseline] = pretrained(baseline, 0, points)
         design = {
             "mixture": shares,
@@ -146,6 +150,7 @@ def made_up(sweep: str, trials: int = 3, seeds: Sequence[int] = (0, 1), points: 
         "sweep": sweep,
         "question": "Does it work?",
         "direct_kind": "same_steps",
+        "label_space": "joint",
         "protocol": "linear_probe",
         "components": {name: {"dataset": "made-up", "num_classes": 10} for name in COMPONENTS},
         "trials": planned,
@@ -292,7 +297,7 @@ def test_a_seed_that_diverged_is_in_no_mean_and_the_trial_says_so(sweep: MadeUp)
 def test_the_worst_gap_is_absent_where_a_component_has_no_gap(sweep: MadeUp) -> None:
     for cell in sweep.plan["trials"][0]["cells"]:
         if cell["component"] == "clothes":
-            sweep.stages["pretrain", cell["direct_pretrain"]] = {"status": "diverged", "diverged_at": 3}
+            sweep.stages["pretrain", cell["baselines"][0]["pretrain"]] = {"status": "diverged", "diverged_at": 3}
     metrics = sweep.records()[0].metrics
     assert "gap/digits-2" in metrics
     assert not {"gap/clothes", "mean_gap", "worst_gap"} & metrics.keys()
@@ -301,7 +306,7 @@ def test_the_worst_gap_is_absent_where_a_component_has_no_gap(sweep: MadeUp) -> 
 def test_a_component_without_a_baseline_leaves_the_worst_gap_to_the_others(sweep: MadeUp) -> None:
     for cell in sweep.plan["trials"][0]["cells"]:
         if cell["component"] == "Kana_x":
-            cell |= {"direct": None, "direct_pretrain": None}
+            cell |= {"direct": None, "baselines": []}
     metrics = sweep.records()[0].metrics
     assert "gap/Kana_x" not in metrics
     assert metrics["worst_gap"] == max(metrics["gap/clothes"], metrics["gap/digits-2"])

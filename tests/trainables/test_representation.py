@@ -5,7 +5,7 @@ from strategies import component
 
 from trainables.mixture import mixture_of
 from trainables.representation import KINDS, SIDE_BY_SIDE, Pretraining, fewest_steps, members, parse, untrained
-from trainables.spec import Architecture, PretrainSpec, Training, in_order
+from trainables.spec import Architecture, PretrainSpec, ProbeSpec, Training, in_order
 
 A, B = component("a", 100), component("b", 100)
 BATCH = 20
@@ -76,11 +76,13 @@ def test_a_distilled_network_learns_from_the_members_of_cat():
     assert student.seed not in pretraining().seeds(3)
 
 
-def test_rounds_of_bonsai_know_the_rounds_before_and_cost_what_one_run_costs_but_for_looking():
+def test_rounds_of_bonsai_know_the_rounds_before_and_cost_no_more_than_one_run():
     (student,) = members("bonsai:3", pretraining())
     rounds = student.guide.teachers
     assert [len(r.guide.teachers) if r.guide else 0 for r in rounds] == [0, 1, 2]
-    assert {r.steps for r in (*rounds, student)} == {250}
+    # 200 distinct examples are looked at 1 + 2 times by the rounds and 3 times by the student: 20 steps of 20 examples.
+    assert {r.steps for r in (*rounds, student)} == {245}
+    assert arithmetic("bonsai:3") == arithmetic("single")
 
 
 def test_members_that_complement_each_other_cost_no_more_than_one_run():
@@ -89,6 +91,22 @@ def test_members_that_complement_each_other_cost_no_more_than_one_run():
     # 200 distinct examples go once through each of 6 teachers: 1200 passes are 20 steps of 20 examples, 5 for each.
     assert {m.steps for m in found} == {245}
     assert arithmetic("complement:4") == arithmetic("single") == 60_000
+
+
+@pytest.mark.parametrize("steps", [8, 30, 100, 1000])
+@pytest.mark.parametrize("label", ["complement:4", "complement:8", "bonsai:2", "bonsai:4"])
+def test_what_looking_at_teachers_costs_is_paid_from_the_steps(label, steps):
+    runs = list(in_order(members(label, pretraining(steps=steps))))
+    cost = sum(3 * run.num_examples + run.guided_examples for run in runs)
+    budget = 3 * BATCH * steps
+    assert cost <= budget or {run.steps for run in runs} == {1}
+    longer = cost + len(runs) * 3 * BATCH + sum(BATCH * len(run.guide.teachers) for run in runs if run.guide)
+    assert longer > budget
+
+
+def test_snapshots_are_read_after_the_run_that_leaves_them():
+    spec = ProbeSpec(members=members("snapshots:4", pretraining()), component=A)
+    assert [stage.steps for stage in spec.requires] == [1000, 750, 500, 250]
 
 
 @pytest.mark.parametrize("kind", KINDS)
