@@ -453,6 +453,15 @@ def layers(sweep: str, *, storage: str | None = None) -> pd.DataFrame:
     return _measured(sweep, storage, "retention", lambda found: found["layers"])
 
 
+def attributes(sweep: str, *, storage: str | None = None) -> pd.DataFrame:
+    """How well a probe reads what constructed images were made from: one row per row of results and attribute.
+
+    Raises:
+        ResultsError: there is no such sweep.
+    """
+    return _measured(sweep, storage, "retention", lambda found: found.get("attributes", ()))
+
+
 def _measured(
     sweep: str, storage: str | None, kind: str, entries: Callable[[Mapping[str, Any]], Iterable[Mapping[str, Any]]]
 ) -> pd.DataFrame:

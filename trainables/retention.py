@@ -608,7 +608,31 @@ def measure(
         "member_predictability": _mean(_predictability(a, b) for a, b in itertools.permutations(members, 2)),
         **_diversity(members, mixture, sample, l2s),
         "layers": _probed_layers(networks[0], direct, sample, l2s) if layerwise else [],
+        "attributes": [_probed_attribute(name, data, mixture, target, l2s) for name in data.attributes],
         "num_examples": len(labels),
+    }
+
+
+def _probed_attribute(
+    name: str, data: ComponentData, mixture: _Splits, direct: _Splits | None, l2s: Sequence[float]
+) -> dict[str, Any]:
+    """How well a linear probe reads what the images of a constructed component were made from."""
+    splits, count = (data.train, data.validation, data.test), data.attributes[name]
+    values = [s.attribute(name)[: len(f)].to(f.device) for s, f in zip(splits, mixture, strict=True)]
+
+    def accuracy(features: _Splits) -> float:
+        pairs = list(zip(features, values, strict=True))
+        return linear_probe(pairs[0], pairs[1], pairs[2], count, l2s).test_accuracy
+
+    found, possible = accuracy(mixture), None if direct is None else accuracy(direct)
+    most_frequent = int(torch.bincount(values[0], minlength=count).argmax())
+    chance = float((values[2] == most_frequent).double().mean())
+    return {
+        "attribute": name,
+        "accuracy": found,
+        "direct_accuracy": possible,
+        "chance_accuracy": chance,
+        "retention": None if possible is None else attribute_retention(found, possible, chance),
     }
 
 

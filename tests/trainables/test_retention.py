@@ -785,3 +785,13 @@ def test_a_unit_that_is_active_on_a_handful_of_examples_does_not_decide_predicta
     target = source + 0.1 * other
     assert r2(torch.cat([source, spikes], 1), target) == pytest.approx(r2(source, target), abs=1e-6)
     assert r2(source, torch.cat([target, spikes], 1)) == pytest.approx(r2(source, target), abs=1e-6)
+
+
+def test_what_a_constructed_image_was_made_from_is_read_from_features():
+    source = Source(dataset="dominoes", train_examples=400, validation_examples=100, test_examples=200)
+    data = components.load(components.prepare(source))
+    network = build(Architecture(name="mlp", image_shape=(1, 8, 16)), 0, 0)
+    found = measure([network], network, None, [], data, CPU, layerwise=False)["attributes"]
+    assert [each["attribute"] for each in found] == ["left", "right"]
+    assert all(each["accuracy"] == each["direct_accuracy"] > each["chance_accuracy"] for each in found)
+    assert [each["retention"] for each in found] == [1.0, 1.0]
