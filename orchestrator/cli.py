@@ -295,14 +295,17 @@ def claims(sweeps: Sequence[str], storage: str | None, as_json: bool) -> None:
 
 @bottleneck.command(short_help="Tell unused features from lost ones.")
 @click.argument("sweeps", metavar="SWEEP...", nargs=-1, required=True)
+@click.option(
+    "--margin", default=1.0, show_default=True, help="Points below direct training that still count as reaching it."
+)
 @_storage_option
 @_json_option
-def ladder(sweeps: Sequence[str], storage: str | None, as_json: bool) -> None:
+def ladder(sweeps: Sequence[str], margin: float, storage: str | None, as_json: bool) -> None:
     """Climb the loss ladder of every component: are its features unused, entangled, recoverable or lost?"""
     from orchestrator.analysis import ladder as climb
     from trainables.spec import as_json as plain
 
-    found = climb.ladder(_loaded(sweeps, storage))
+    found = climb.ladder(_loaded(sweeps, storage), margin=margin / 100)
     if as_json:
         click.echo(json.dumps([{**plain(one), "sentence": one.sentence} for one in found], indent=1))
         return
