@@ -62,7 +62,7 @@ class Plan:
             "question": self.sweep.question,
             "direct_kind": self.sweep.direct.kind,
             "label_space": self.sweep.label_space,
-            "protocol": transfer.label(self.trials[0].cells[0].transfer.transfer),
+            "protocol": transfer.label(self.sweep.transfer.specs()[0]),
             "components": {
                 name: {
                     "dataset": c.source.dataset,
@@ -210,15 +210,17 @@ class _Builder:
         comparisons = self._comparisons(point)
         readings = self._readings(point)
         raw = {name: self._raw(name) for name in self._components}
-        untrained = self._untrained(point)
+        untrained, first = self._untrained(point), self._transfers[0]
         pretraining = self._pretraining(point)
         cells = []
         for seed in self._sweep.seeds:
             members = representation.members(point.representation, pretraining(seed))
             for name, component in self._components.items():
                 compared = comparisons[seed, name]
+                retention = self._retention(point, seed, name, members, compared[0]) if self._sweep.retention else None
+                trajectory = self._trajectory(members, component, compared[0]) if self._sweep.trajectory else None
                 for (asked, reading), (directs, random_init) in zip(readings, compared, strict=True):
-                    primary = asked is self._transfers[0]
+                    primary = asked is first
                     cells.append(
                         Cell(
                             seed=seed,
@@ -231,8 +233,8 @@ class _Builder:
                             random_init=random_init,
                             untrained=untrained[seed, name] if primary and directs else None,
                             raw=raw[name] if primary else None,
-                            retention=self._retention(point, seed, name, members, compared[0]) if primary else None,
-                            trajectory=self._trajectory(members, component, compared[0]) if primary else None,
+                            retention=retention if primary else None,
+                            trajectory=trajectory if primary else None,
                         )
                     )
         return TrialSpec(design=design, cells=tuple(cells))
@@ -342,8 +344,7 @@ class _Builder:
 
         Fine-tuning is compared with a linear probe of the direct features: these are what it should make up for.
         """
-        if asked.protocol in transfer.FINE_TUNING:
-            asked = _linear(asked)
+        asked = _of_baseline(asked)
         found = []
         for steps in self._sweep.direct.budgets(point.steps):
             baseline = self._baseline(point, name, seed, steps)
@@ -384,16 +385,19 @@ class _Builder:
         key = ("random", point.representation, self._architecture(point).digest, seed)
         if key not in self._memo:
             self._memo[key] = representation.untrained(point.representation, self._pretraining(point)(seed))
-        return self._probe(("random_init", *key), self._memo[key], name, reading)
+        return self._probe(key, self._memo[key], name, reading)
 
     def _untrained(self, point: Point) -> Mapping[tuple[int, str], ProbeSpec]:
-        """By (seed, component), a linear probe of the baseline's network at its initialisation: what validates it."""
-        architecture, asked = self._architecture(point), _linear(self._transfers[0])
+        """By (seed, component), the baseline's network at its initialisation, read as it is: what validates it."""
+        architecture, asked = self._architecture(point), _of_baseline(self._transfers[0])
         key = ("untrained", architecture.digest)
         if key not in self._memo:
             self._memo[key] = {
                 (seed, name): self._probe(
-                    (*key, seed), (representation.initialisation(architecture, seed),), name, asked
+                    ("random", "single", architecture.digest, seed),  # the same probe as that of `single` at random
+                    (representation.initialisation(architecture, seed),),
+                    name,
+                    asked,
                 )
                 for seed in self._sweep.seeds
                 for name in self._components
@@ -420,10 +424,9 @@ class _Builder:
 
     def _retention(
         self, point: Point, seed: int, name: str, members: tuple[PretrainSpec, ...], compared: Compared
-    ) -> RetentionSpec | None:
+    ) -> RetentionSpec:
         asked = self._sweep.retention
-        if asked is None:
-            return None
+        assert asked, "nothing is measured that is not asked for"
         seeds = self._sweep.seeds
         other = seeds[(seeds.index(seed) + 1) % len(seeds)]
         directs, random_init = compared
@@ -443,7 +446,8 @@ class _Builder:
     ) -> TrajectorySpec | None:
         """Of the first member, from its initialisation to its end; None for a network that is not trained."""
         asked, run = self._sweep.trajectory, members[0].run
-        if asked is None or not run.mixture.shares:
+        assert asked, "nothing is measured that is not asked for"
+        if not run.mixture.shares:
             return None
         steps = checkpoints.schedule(run.steps, asked.points)
         start = representation.initialisation(run.architecture, run.seed)
@@ -457,6 +461,11 @@ class _Builder:
         )
 
 
+def _of_baseline(asked: Transfer) -> Transfer:
+    """How a baseline is read: as the protocol asks, and for fine-tuning by a linear probe."""
+    return _linear(asked) if asked.protocol in transfer.FINE_TUNING else asked
+
+
 def _linear(asked: Transfer) -> Transfer:
     """A linear probe of the same examples."""
     return Transfer(l2=asked.l2, train_examples=asked.train_examples, shots=asked.shots)
@@ -465,7 +474,7 @@ def _linear(asked: Transfer) -> Transfer:
 def _read_as(asked: Transfer, label: str) -> Transfer | None:
     """How a protocol reads a representation; None: not at all: the controls of a concatenation are for linear ones."""
     kind, count = representation.parse(label)
-    if kind in ("cat_average", "cat_pca") and asked.protocol not in transfer.LINEAR:
+    if kind in representation.LINEAR and asked.protocol not in transfer.LINEAR:
         return None
     if kind == "cat_average":
         return replace(asked, combine="average")
@@ -557,11 +566,12 @@ def _price(plan: Plan, cost: _Cost, stored: Collection[str]) -> Price:
     baselines: set[str] = set()
     alone, flops_alone = 0, 0.0
     for trial in plan.trials:
-        baselines.update(d.members[0].digest for c in trial.cells for d in (c.direct, *c.budgets) if d)
+        baselines.update([d.members[0].digest for c in trial.cells for d in (c.direct, *c.budgets) if d])
         for stage in trial.stages():
-            found = unique.get(stage.digest)
+            digest = stage.digest
+            found = unique.get(digest)
             if found is None:
-                found = unique[stage.digest] = stage, cost.flops(stage)
+                found = unique[digest] = stage, cost.flops(stage)
             alone += 1
             flops_alone += found[1]
     kinds = Counter(stage.kind for stage, _ in unique.values())
@@ -628,8 +638,9 @@ class _Cost:
             return float(examples) * self._forward(stage)
         key: tuple[object, ...]
         if isinstance(stage, ProbeSpec):
-            architectures = tuple(member.architecture.digest for member in stage.members)
-            key = (architectures, stage.component.content, stage.transfer.digest)
+            # Members are of one architecture. Keyed by identity where digests would take longer than the rest.
+            first = stage.members[0].architecture
+            key = (id(first), len(stage.members), id(stage.component), id(stage.transfer))
             if key not in self._memo:
                 self._memo[key] = self._probe(stage)
             return self._memo[key]

@@ -157,6 +157,7 @@ DESIGN = (
     "trial", "architecture", "width", "depth", "representation", "ordering", "mixture", "training", "component",
     "weight", "seed",
 )  # fmt: skip
+GAPS = ("gap", "relative_gap", "error_ratio", "log_odds_gap", "loss_gap", "recovered_fraction")
 PROBES = ("transfer", "random_init", "untrained", "raw")
 RETENTION = tuple(COLUMNS)[list(COLUMNS).index("retention") : list(COLUMNS).index("peak_accuracy")]
 
@@ -187,7 +188,10 @@ def trial_rows(
     state = trial_states.get(trial["digest"], {})
     rows = [_row(plan, trial, cell, lookup, state) for cell in trial["cells"]]
     probes = {_same_probe(row): row["transfer_accuracy"] for row in rows if row["protocol"] == "linear_probe"}
+    unfounded = {(row["seed"], row["component"]): row["invalid"] for row in rows if row["primary"] and row["invalid"]}
     for row in rows:
+        if row["invalid"] is None and (why := unfounded.get((row["seed"], row["component"]))):
+            row |= {"invalid": why, **dict.fromkeys(GAPS)}
         probe = probes.get(_same_probe(row))
         if row["protocol"] != "linear_probe" and None not in (probe, row["transfer_accuracy"]):
             row["over_probe"] = row["transfer_accuracy"] - probe
@@ -308,7 +312,7 @@ def invalid(transfer: Mapping[str, Any], direct: Mapping[str, Any], untrained: M
     """Why a comparison of probes says nothing, from their results; None if it is valid, or not there yet.
 
     Args:
-        untrained: of the baseline's own network at its initialisation, by a linear probe; empty: not looked at.
+        untrained: of the baseline's own network at its initialisation, by the same protocol; empty: not looked at.
     """
     for what, probe in (("the mixture's", transfer), ("the direct", direct)):
         if probe.get("status") == "impossible":

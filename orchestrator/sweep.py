@@ -44,7 +44,7 @@ from orchestrator.model import (
 )
 from orchestrator.space import Grid, Search, Vary
 from orchestrator.training import Pretrain
-from orchestrator.transfer import Transfer
+from orchestrator.transfer import LINEAR, Transfer
 from trainables import representation, spec
 
 MAX_BYTES = 1_000_000  # of one sweep file
@@ -228,7 +228,7 @@ class Direct(Model):
         """The numbers of steps that are tried, given those of the pretraining."""
         if self.kind != "full":
             return (steps,)
-        return self.steps or (steps, 2 * steps)
+        return tuple(sorted(self.steps or (steps, 2 * steps)))
 
 
 class Retention(Model):
@@ -446,6 +446,13 @@ def _axis_problems(sweep: Sweep) -> Iterator[Problem]:
                 f"found {show(choice)}; its networks share the {fewest} steps of the shortest pretraining, "
                 "and each needs at least one",
             )
+    linear = any(asked.protocol in LINEAR for asked in sweep.transfer.specs())
+    for position, choice in enumerate(sweep.vary.representation):
+        if representation.parse(choice.label)[0] in representation.LINEAR and not linear:
+            message = (
+                f"found {show(choice)}, which is for {listing(LINEAR)} alone; list one of them in transfer.protocols"
+            )
+            yield Problem(("vary", "representation", position), message)
     for position, change in enumerate(sweep.vary.training):
         for problem in change.problems_with(sweep.pretrain):
             yield Problem(("vary", "training", position, *problem.loc), problem.message)

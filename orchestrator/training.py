@@ -43,7 +43,7 @@ class Deficit(Model):
 
     @property
     def label(self) -> str:
-        return f"{self.kind} {self.window[0]:g}-{self.window[1]:g}"
+        return f"{self.kind} {self.window[0]:.12g}-{self.window[1]:.12g}"
 
 
 class Pretrain(Model):
@@ -108,6 +108,9 @@ class TrainingChange(Pretrain):
         """What is not written is no change, so it is not written out either."""
         return {name: value for name, value in serialize(self).items() if name in self.model_fields_set}
 
+    def __repr__(self) -> str:  # by which a list is searched for what it holds twice
+        return f"TrainingChange({self.changes!r})"
+
     @property
     def changes(self) -> dict[str, Any]:
         """The keys that are written, with their values, in the order of `Pretrain`."""
@@ -115,7 +118,7 @@ class TrainingChange(Pretrain):
 
     @cached_property
     def label(self) -> str:
-        """For example `weight_decay 0.001, dropout 0.5`; empty without a change."""
+        """For example `weight_decay 0.001, dropout 0.5`; empty without a change. No two changes share one."""
         return ", ".join(f"{name} {_value(value)}" for name, value in self.changes.items())
 
     def of(self, pretrain: Pretrain) -> Pretrain:
@@ -137,4 +140,4 @@ def _value(value: Any) -> str:
         return value.label
     if isinstance(value, tuple):
         return " ".join(value) or "none"
-    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return "none" if value is None else f"{value:.12g}" if isinstance(value, float) else str(value)

@@ -23,6 +23,7 @@ arXiv:2506.18221; Bonsai is Zhang et al. (2022), arXiv:2203.15516; snapshots are
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -56,6 +57,7 @@ class Pretraining:
         return (self.seed, *(derive_seed(self.seed, "member", str(m)) for m in range(1, count)))
 
 
+@functools.cache
 def parse(representation: str) -> tuple[str, int]:
     """The kind and its number: `single` is one, `cat:4` and `time_cat:4` are four."""
     kind, _, count = representation.partition(":")
@@ -91,6 +93,8 @@ def fewest_steps(representation: str) -> int:
 
 
 def cat(p: Pretraining, count: int) -> Members:
+    if count == 1:
+        return (p.plain(p.steps, p.seed),)
     return tuple(p.plain(p.steps, seed) for seed in p.seeds(count))
 
 
@@ -148,6 +152,7 @@ KINDS: Mapping[str, Callable[[Pretraining, int], Members]] = {
     "cat_pca": cat,
     "cat_average": cat,
 }
+LINEAR = ("cat_pca", "cat_average")  # controls that linear protocols alone can read
 SIDE_BY_SIDE = ("cat", "time_cat", "complement", "snapshots", "random_init", "cat_pca", "cat_average")
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -321,7 +321,7 @@ class ProbeSpec:
     @property
     def requires(self) -> tuple[PretrainSpec, ...]:
         """The stages whose results this one reads, the later ones of a run first: it leaves the others on its way."""
-        return self.members if self.members[-1].until is self.members[0].until else self.members[::-1]
+        return self.members if self.members[0].until is None else self.members[::-1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -398,21 +398,25 @@ class TrajectorySpec:
 StageSpec = PretrainSpec | ProbeSpec | RetentionSpec | TrajectorySpec
 
 
-def in_order(stages: Iterable[StageSpec], seen: set[str] | None = None) -> Iterator[StageSpec]:
+def in_order(stages: Iterable[StageSpec]) -> Iterable[StageSpec]:
     """The stages and all that they rest on, each once and after what it reads."""
-    seen = set() if seen is None else seen
+    found: dict[str, StageSpec] = {}  # by digest; a dict keeps the order
+    _add(stages, found)
+    return found.values()
+
+
+def _add(stages: Iterable[StageSpec], found: dict[str, StageSpec]) -> None:
     for stage in stages:
-        if stage.digest in seen:
-            continue
-        for required in stage.requires:
-            if required.digest not in seen:
-                if required.requires:
-                    yield from in_order((required,), seen)
-                else:  # nearly always: said twice, because a plan has hundreds of thousands
-                    seen.add(required.digest)
-                    yield required
-        seen.add(stage.digest)
-        yield stage
+        digest = stage.digest
+        if digest not in found:
+            required = stage.requires
+            for each in required:
+                if each.digest not in found:
+                    if each.requires:
+                        _add(required, found)
+                        break
+                    found[each.digest] = each
+            found[digest] = stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -489,7 +493,7 @@ class TrialSpec:
         ]
         return digest_of("trial", as_json(self.design), cells)
 
-    def stages(self) -> Iterator[StageSpec]:
+    def stages(self) -> Iterable[StageSpec]:
         """Every stage of the trial once, what it reads before it, direct baselines before everything else."""
         wanted: list[StageSpec | None] = [budget for cell in self.cells for budget in cell.budgets]
         for stages in zip(*[cell.stages for cell in self.cells], strict=True):  # those of one purpose

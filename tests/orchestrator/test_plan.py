@@ -1,6 +1,7 @@
 """From a sweep to trials, unique stages and a price."""
 
 import gc
+import hashlib
 import subprocess
 import sys
 import time
@@ -11,8 +12,9 @@ import pytest
 from strategies import component
 
 from orchestrator.analysis.statistics import smallest_detectable
-from orchestrator.plan import architectures, costs, detectable, plan, price, schedule
+from orchestrator.plan import architectures, costs, detectable, plan, price, schedule, trial_json
 from orchestrator.sweep import SweepError, parse
+from trainables.checkpoints import schedule as checkpoint_schedule
 from trainables.facts import NetworkSize
 from trainables.ordering import index_stream
 from trainables.spec import SHUFFLED, PretrainSpec
@@ -183,20 +185,24 @@ def test_a_weight_too_small_for_one_example_is_refused_with_its_place():
         planned(TEXT.replace("{a: 3, b: 1}", "{a: 1, b: 0.000001}"))
 
 
-def test_a_hundred_thousand_cells_plan_in_under_five_seconds():
-    steps = [100 + s for s in range(100)]
+def test_planning_takes_a_few_times_as_long_as_making_the_digests():
+    steps = [100 + s for s in range(20)]
     axes = f"vary={{mixture: {{simplex: {{resolution: 99}}}}, steps: {steps}, train_examples: [50, 100]}}"
     sweep = parse(TEXT, "big.yaml", [axes, "seeds=5"])
-    seconds = []
-    for _ in range(2):  # whatever else runs at the time only adds to it
+    ratios = []
+    for _ in range(3):  # whatever else runs at the time slows both
         gc.collect()
         started = time.process_time()
         found = plan(sweep, COMPONENTS)
         counted = price(found, sized(found), ())
-        seconds.append(time.process_time() - started)
-        assert counted.replicates == 100_000  # each a pretraining and the probes of two components
+        planned = time.process_time() - started
+        assert counted.replicates == 20_000  # each a pretraining and the probes of two components
         del found, counted
-    assert min(seconds) < 5
+        started = time.process_time()
+        for number in range(60_000):  # one for each of these stages
+            hashlib.sha256(b"%150d" % number).hexdigest()
+        ratios.append(planned / (time.process_time() - started))
+    assert min(ratios) < 30  # 12 to 22 on a busy machine
 
 
 def test_planning_and_analysis_import_neither_torch_nor_ray_nor_mlflow():
@@ -227,3 +233,150 @@ def test_the_words_of_a_sweep_are_the_protocols_deficits_and_guides_that_there_a
     assert set(transfer.FINE_TUNING) == protocols.FINETUNING
     assert set(transfer.LINEAR) == protocols.LINEAR
     assert set(get_args(Deficit.model_fields["kind"].annotation)) == set(deficits.DEFICITS)
+
+
+# Retention, trajectories and representations --------------------------------------------------------------------------
+
+ONE_POINT = "vary={mixture: {a: 1, b: 1}, architecture: mlp}"
+
+
+def cell(found, seed=0, name="a", trial=0):
+    return next(c for c in found.trials[trial].cells if (c.seed, c.component) == (seed, name))
+
+
+def test_retention_compares_with_the_direct_network_another_seeds_and_the_members_untrained():
+    found = planned(TEXT, ONE_POINT, "vary.representation={cat: 2}", "seeds=[3, 5, 8]", "retention={examples: 50}")
+    for seed, following in ((3, 5), (5, 8), (8, 3)):
+        ours = cell(found, seed)
+        asked = ours.retention
+        assert asked.members == ours.transfer.members
+        assert asked.direct == ours.direct.members[0]
+        assert asked.ceiling == cell(found, following).direct.members[0]
+        assert asked.floor == ours.random_init.members
+        assert [m.seed for m in asked.floor] == [m.seed for m in asked.members]
+        assert (asked.examples, asked.layers, asked.component) == (50, False, COMPONENTS["a"])
+
+
+def test_retention_with_one_seed_has_no_ceiling_and_without_a_baseline_no_reference():
+    alone = cell(planned(TEXT, ONE_POINT, "seeds=1", "retention=true")).retention
+    assert (alone.direct is None, alone.ceiling) == (False, None)
+    unseen = planned(TEXT, ONE_POINT, "vary.mixture={a: 1}", "direct.kind=same_examples", "retention=true")
+    assert (cell(unseen, name="b").retention.direct, cell(unseen, name="b").retention.ceiling) == (None, None)
+
+
+def test_retention_of_a_tuned_baseline_is_of_the_smallest_budget():
+    found = planned(TEXT, ONE_POINT, "direct={kind: full, steps: [30, 20]}", "retention=true")
+    asked = cell(found).retention
+    assert (asked.direct.steps, asked.ceiling.steps) == (20, 20)
+    assert price(found, sized(found), ()).baselines == 2 * 2 * 2
+
+
+def test_retention_and_trajectory_are_of_the_primary_protocol_alone():
+    found = planned(TEXT, ONE_POINT, "transfer={protocols: [knn, ridge], shots: [2, all]}", "retention=true",
+                    "trajectory=true")  # fmt: skip
+    for seed in (0, 1):
+        ours = [c for c in found.trials[0].cells if (c.seed, c.component) == (seed, "a")]
+        assert [c.primary for c in ours] == [True, False, False, False]
+        assert [c.retention is not None for c in ours] == [c.trajectory is not None for c in ours]
+        assert [c.retention is not None for c in ours] == [True, False, False, False]
+
+
+def test_a_trajectory_is_one_run_from_its_initialisation_to_its_end():
+    found = planned(TEXT, ONE_POINT, "trajectory={points: 4, examples: 60, plasticity_steps: 5}")
+    ours = cell(found, 1)
+    asked, (run,) = ours.trajectory, ours.transfer.members
+    assert asked.steps == checkpoint_schedule(10, 4) == (0, 1, 3, 10)
+    start, *between, end = asked.checkpoints
+    assert end == run
+    assert [c.until for c in between] == [1, 3]
+    assert {c.run for c in between} == {run}
+    assert (start.mixture.shares, start.seed, start) == ((), 1, ours.random_init.members[0])
+    assert (asked.direct, asked.examples, asked.plasticity_steps) == (ours.direct.members[0], 60, 5)
+    assert cell(found, 1, "b").trajectory.checkpoints == asked.checkpoints
+
+
+def test_a_short_run_has_a_checkpoint_at_every_step():
+    assert cell(planned(TEXT, ONE_POINT, "pretrain.steps=3", "trajectory=true")).trajectory.steps == (0, 1, 2, 3)
+
+
+def test_of_several_networks_the_first_has_a_trajectory_and_of_untrained_ones_none():
+    axis = "vary.representation=[{cat: 2}, {snapshots: 2}, random_init]"
+    cat, snapshots, untrained = (cell(planned(TEXT, ONE_POINT, axis, "trajectory=true"), trial=t) for t in range(3))
+    assert cat.trajectory.run == cat.transfer.members[0]
+    assert snapshots.trajectory.run == snapshots.transfer.members[-1]
+    assert untrained.trajectory is None
+
+
+def test_checkpoints_retentions_and_trajectories_are_counted_each_once():
+    found = planned(TEXT, ONE_POINT, "transfer.protocols=[linear_probe, knn]", "retention=true",
+                    "trajectory={points: 4}")  # fmt: skip
+    counted = price(found, sized(found), ())
+    # One mixture, 2 seeds: 2 runs, each with 2 checkpoints between its ends; measured for 2 components each.
+    assert (counted.pretrainings, counted.baselines, counted.initialisations) == (2, 4, 2 + 1)
+    assert (counted.checkpoints, counted.retentions, counted.trajectories) == (2 * 2, 4, 4)
+    assert counted.stages == len(costs(found, sized(found)))
+
+
+def test_checkpoints_cost_nothing_and_show_no_examples_of_their_own():
+    without, found = planned(TEXT, ONE_POINT), planned(TEXT, ONE_POINT, "trajectory={points: 4}")
+    priced = costs(found, sized(found))
+    between = [flops for stage, flops in priced.values() if isinstance(stage, PretrainSpec) and stage.until]
+    assert between == [0.0] * 4
+    before, after = price(without, sized(without), ()), price(found, sized(found), ())
+    assert after.examples == before.examples
+    trajectories = sum(flops for stage, flops in priced.values() if stage.kind == "trajectory")
+    assert after.flops - before.flops == pytest.approx(trajectories)
+    assert trajectories > 0
+
+
+def test_snapshots_cost_what_one_run_costs():
+    single, several = (planned(TEXT, ONE_POINT, f"vary.representation={r}") for r in ("single", "{snapshots: 5}"))
+    members = cell(several).transfer.members
+    assert [m.steps for m in members] == [2, 4, 6, 8, 10]
+    assert {m.training.cycles for m in members} == {5}
+    assert price(several, sized(several), ()).examples == price(single, sized(single), ()).examples
+    assert price(several, sized(several), ()).checkpoints == 2 * 4
+
+
+def test_every_network_of_every_representation_is_in_the_plan_once_and_shared():
+    axis = "vary.representation=[single, {cat: 2}, {wide: 2}, {distilled: 2}, {bonsai: 2}]"
+    found = planned(TEXT, ONE_POINT, axis)
+    single, cat, wide, distilled, bonsai = (cell(found, trial=t).transfer.members for t in range(5))
+    assert cat[0] == single[0]
+    assert distilled[0].guide.teachers == cat
+    assert (len(distilled), distilled[0].guide.kind, distilled[0].steps) == (1, "distil", 10)
+    first, second = bonsai[0].guide.teachers
+    assert (first.guide, second.guide.kind, second.guide.teachers) == (None, "reweight", (first,))
+    assert first.steps == second.steps == bonsai[0].steps
+    assert 3 * bonsai[0].steps <= 10
+    assert (wide[0].architecture.width, wide[0].training) == (2.0, single[0].training)
+    assert wide[0].architecture in architectures(found)
+    assert cell(found, trial=2).random_init.members[0].architecture == wide[0].architecture
+    # single and cat:2 are two networks; a student, a wide one; two rounds and their student.
+    counted = price(found, sized(found), ())
+    assert (counted.pretrainings, counted.baselines) == (2 * (2 + 1 + 1 + 3), 4)
+    for trial in found.trials:
+        stages = list(trial.stages())
+        assert all(stages.index(required) < stages.index(s) for s in stages for required in s.requires)
+
+
+def test_what_a_student_costs_has_its_looks_at_its_teachers():
+    found = planned(TEXT, ONE_POINT, "vary.representation=[{cat: 2}, {distilled: 2}]", "seeds=1")
+    (student,) = cell(found, trial=1).transfer.members
+    priced = costs(found, sized(found))
+    distinct = sum(share.distinct for share in student.mixture.shares)
+    assert priced[student.digest][1] == (3 * 200 + 2 * distinct) * 1000
+    assert priced[student.guide.teachers[0].digest][1] == 3 * 200 * 1000
+
+
+def test_what_a_row_is_paid_for_and_taught_by_is_written_down():
+    axis = "vary.representation=[{snapshots: 2}, {distilled: 2}, {complement: 2}]"
+    found = planned(TEXT, ONE_POINT, axis, "seeds=1")
+    snapshots, distilled, complement = (trial_json(trial)["cells"][0] for trial in found.trials)
+    assert snapshots["paid"] == snapshots["pretrain"][-1:]
+    assert snapshots["teachers"] == []
+    (student,) = cell(found, trial=1).transfer.members
+    assert distilled["paid"] == distilled["pretrain"] == [student.digest]
+    assert distilled["teachers"] == sorted(teacher.digest for teacher in student.guide.teachers)
+    assert sorted(complement["pretrain"]) == complement["paid"]
+    assert complement["teachers"] == []

@@ -56,13 +56,53 @@ vary:
   architecture: [cnn, resnet18, convnext_tiny]
   width: {range: [0.25, 1], log: true}
   depth: [default, 4]
-  representation: [single, {cat: 4}, {time_cat: 4}]
+  representation:
+    - single
+    - random_init
+    - {cat: 4}
+    - {time_cat: 4}
+    - {complement: 2}
+    - {snapshots: 5}
+    - {wide: 2}
+    - {distilled: 3}
+    - {bonsai: 2}
+    - {cat_pca: 4}
+    - {cat_average: 4}
   steps: [1000, 2000]
   train_examples: [1000, all]
+  training:
+    - {}
+    - {weight_decay: 0.0005, dropout: 0.5}
+    - {schedule: trapezoid, decay_share: 0.3, cycles: 1}
+    - {augment: [], deficit: {kind: blur, window: [0, 0.4]}}
 seeds: [0, 7, 9]
-pretrain: {steps: 2000, batch_size: 64, optimizer: adamw, learning_rate: 1e-3, augment: [flip, crop]}
-transfer: {protocols: linear_probe, l2: [1e-5, 0.1], train_examples: 3000}
-direct: {kind: full, steps: 500}
+pretrain:
+  steps: 2000
+  batch_size: 64
+  optimizer: adamw
+  learning_rate: 1e-3
+  cycles: 2
+  dropout: 0.1
+  augment: [flip, crop]
+  deficit: {kind: grey, window: [0.25, 0.5]}
+transfer:
+  protocols:
+    - linear_probe
+    - {ridge: {l2: [1e-3, 1]}}
+    - {knn: {neighbours: [1, 20]}}
+    - mlp_probe
+    - {ntk_probe: {}}
+    - head_repair
+    - finetune
+    - {finetune: {learning_rates: [0.01], steps: 100, batch_size: 32, dropout: 0.9}}
+    - {lp_ft: {steps: 50}}
+    - two_stage
+  l2: [1e-5, 0.1]
+  train_examples: 3000
+  shots: [10, 100, all]
+direct: {kind: full, steps: [500, 1000]}
+retention: {examples: 500, layers: true}
+trajectory: {points: 8, examples: 300, plasticity_steps: 20}
 search: {random: {samples: 20, seed: 3}}
 resources: {cpu: 2, gpu: 0.5}
 """
@@ -93,12 +133,21 @@ def test_a_sweep_has_the_values_of_its_file():
     assert found.components["digits"].classes == (0, 1, 2, 3, 4)
     assert found.components["mine"].options == {"size": 3, "deep": True, "name": "no"}
     assert found.image.size == (28, 28)
-    assert [kind.label for kind in found.vary.representation] == ["single", "cat:4", "time_cat:4"]
+    assert [kind.label for kind in found.vary.representation] == [
+        "single", "random_init", "cat:4", "time_cat:4", "complement:2", "snapshots:5", "wide:2", "distilled:3",
+        "bonsai:2", "cat_pca:4", "cat_average:4",
+    ]  # fmt: skip
     assert found.vary.depth == (None, 4)
     assert found.vary.train_examples == (1000, None)
     assert found.seeds == (0, 7, 9)
     assert found.pretrain.learning_rate == 0.001
+    assert [len(change.changes) for change in found.vary.training] == [0, 2, 3, 2]
+    assert found.pretrain.deficit.label == "grey 0.25-0.5"
     assert found.transfer.l2 == (1e-5, 0.1)
+    assert found.transfer.shots == (10, 100, None)
+    assert found.direct.steps == (500, 1000)
+    assert (found.retention.examples, found.retention.layers) == (500, True)
+    assert (found.trajectory.points, found.trajectory.plasticity_steps) == (8, 20)
     assert found.resources.gpu == 0.5
 
 
@@ -108,6 +157,8 @@ def test_three_keys_are_a_sweep_and_the_rest_has_defaults():
     assert found.pretrain.training(found.pretrain.steps) == spec.Training(steps=2000)
     assert found.transfer.specs() == (spec.Transfer(),)
     assert found.direct.kind == "same_steps"
+    assert (found.retention, found.trajectory) == (None, None)
+    assert [change.label for change in found.vary.training] == [""]
 
 
 def test_one_value_is_an_axis_of_one_value():
@@ -116,6 +167,14 @@ def test_one_value_is_an_axis_of_one_value():
         for w, o in (("2", "shuffled"), ("[2]", "[shuffled]"))
     )
     assert one == listed
+
+
+@pytest.mark.parametrize("key", ["retention", "trajectory"])
+def test_a_measurement_is_switched_on_with_its_defaults_and_off_again(key):
+    on, spelled, off, absent = (
+        parse(f"{SMALL}{written}", "x.yaml") for written in (f"{key}: true", f"{key}: {{}}", f"{key}: false", "")
+    )
+    assert on == spelled != off == absent
 
 
 def test_a_number_of_seeds_is_that_many_from_zero():
@@ -412,12 +471,13 @@ JUNK = st.recursive(
         st.integers(),
         st.floats(),
         st.text(max_size=5),
-        st.sampled_from(["a", "b", "range", "simplex", "cat"]),
+        st.sampled_from(["a", "b", "range", "simplex", "cat", "finetune", "random_init"]),
     ),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["a", "b", "simplex", "sequential", "cat", "range"]) | st.text(max_size=3),
+            st.sampled_from(["a", "b", "simplex", "sequential", "cat", "range", "knn", "deficit", "dropout"])
+            | st.text(max_size=3),
             inner,
             max_size=3,
         )
@@ -524,7 +584,20 @@ def test_the_schema_accepts_what_the_program_accepts(text):
 
 
 @pytest.mark.parametrize(
-    "stem", ["unknown_axis", "unknown_optimizer", "negative_weight", "empty_axis", "missing_dataset", "cat_of_one"]
+    "stem",
+    [
+        "unknown_axis",
+        "unknown_optimizer",
+        "negative_weight",
+        "empty_axis",
+        "missing_dataset",
+        "cat_of_one",
+        "shots_zero",
+        "trajectory_of_one_point",
+        "unknown_deficit",
+        "unknown_protocol_setting",
+        "retention_is_a_number",
+    ],
 )
 def test_the_schema_refuses_what_an_editor_can_know(stem):
     jsonschema = pytest.importorskip("jsonschema")

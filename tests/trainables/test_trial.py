@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,11 @@ import torch
 from strategies import NAMES  # noqa: F401  (makes `strategies` importable in the child below)
 
 from trainables import components
+from trainables import representation as representations
 from trainables import trial as trial_module
+from trainables.checkpoints import schedule
 from trainables.mixture import mixture_of
+from trainables.pretrain import pretrain
 from trainables.spec import (
     Architecture,
     Cell,
@@ -23,8 +27,10 @@ from trainables.spec import (
     Mixture,
     PretrainSpec,
     ProbeSpec,
+    RetentionSpec,
     Source,
     Training,
+    TrajectorySpec,
     Transfer,
     TrialSpec,
 )
@@ -233,3 +239,182 @@ def test_a_killed_trial_taken_up_again_equals_an_undisturbed_one_bit_for_bit(tmp
         if isinstance(stage, PretrainSpec):
             a, b = (s.tensors("pretrain", stage.digest, "weights") for s in (undisturbed, disturbed))
             assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+# Checkpoints, guides, retention and trajectories ----------------------------------------------------------------------
+
+
+def guided_trial(representation, change=lambda members: members):
+    """Digits and their odd half as `representation` reads them, with retention and a trajectory of five checkpoints.
+
+    `change` is made to the networks that are read; what they are compared with stays.
+    """
+    parts = {
+        "digits": components.prepare(Source(dataset="digits")),
+        "odd": components.prepare(Source(dataset="digits", classes=(1, 3, 5, 7, 9))),
+    }
+
+    def mixture(weights, steps):
+        return mixture_of(weights, parts, num_examples=32 * steps, train_examples=None, label_space="joint")
+
+    def run(shown, network, training, seed):
+        return PretrainSpec(mixture=shown, architecture=network, training=training, seed=seed)
+
+    pretraining = representations.Pretraining(
+        mixture=lambda steps: mixture(dict.fromkeys(parts, 1), steps),
+        run=run,
+        architecture=Architecture(name="mlp", width=0.25, image_shape=(1, 8, 8)),
+        training=lambda steps: Training(steps=steps, batch_size=32),
+        steps=60,
+        seed=0,
+    )
+    members = change(representations.members(representation, pretraining))
+    untrained = representations.untrained(representation, pretraining)
+    whole = members[0].run
+    between = [replace(whole, until=step) for step in schedule(whole.steps, 5)[1:-1]]
+
+    def cell(name):
+        direct, ceiling = (
+            run(mixture({name: 1}, 60), pretraining.architecture, pretraining.training(60), seed) for seed in (0, 1)
+        )
+        transfer, read, floor = (
+            ProbeSpec(members=networks, component=parts[name], transfer=TRANSFER)
+            for networks in (members, (direct,), untrained)
+        )
+        return Cell(
+            seed=0,
+            component=name,
+            weight=0.5,
+            transfer=transfer,
+            direct=read,
+            random_init=floor,
+            retention=RetentionSpec(
+                members=members, component=parts[name], direct=direct, ceiling=ceiling, floor=untrained, examples=200
+            ),
+            trajectory=TrajectorySpec(
+                checkpoints=(untrained[0], *between, whole), component=parts[name], direct=direct, examples=100
+            ),
+        )
+
+    design = Design(
+        mixture=(("digits", 0.5), ("odd", 0.5)), ordering="shuffled", architecture="mlp", width=0.25, depth=None,
+        representation=representation, steps=60, train_examples=None,
+    )  # fmt: skip
+    return TrialSpec(design=design, cells=tuple(map(cell, parts)))
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The pretraining runs that were really made, in their order: a checkpoint on the way is none."""
+    found = []
+
+    def counted(stage, *arguments, **more):
+        found.append(stage)
+        return pretrain(stage, *arguments, **more)
+
+    monkeypatch.setattr(trial_module, "pretrain", counted)
+    return found
+
+
+def stopped(stage):
+    """The weights of a run that is stopped where a checkpoint lies."""
+    data = [components.load(share.component) for share in stage.mixture.shares]
+    steps = pretrain(stage, data, device=torch.device("cpu"))
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value.network.state_dict()
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def weights_of(store, stage):
+    return store.tensors("pretrain", stage.digest, "weights")
+
+
+def test_checkpoints_are_left_on_the_way_of_their_run_as_if_it_had_been_stopped_there(tmp_path, trained):
+    store, trial, events = Store(tmp_path), guided_trial("single"), []
+    run_trial(trial, store, device="cpu", note=lambda event, **what: events.append(what["digest"]))
+    run, between = trial.cells[0].trajectory.run, trial.cells[0].trajectory.checkpoints[1:-1]
+    assert [stage for stage in trained if stage.run == run] == [run]
+    assert [stage.steps for stage in between] == [6, 13, 28]
+    assert Counter(events) == Counter(stage.digest for stage in trial.stages())
+    for checkpoint in between:
+        assert equal(weights_of(store, checkpoint), stopped(checkpoint))
+        found = store.get("pretrain", checkpoint.digest)
+        assert found["examples"] == 32 * checkpoint.steps
+        assert found["training_flops"] == 3 * found["examples"] * found["flops"]
+
+
+def test_missing_checkpoints_of_a_finished_run_are_left_by_one_run_up_to_the_last_of_them(tmp_path, trained):
+    store, trial, events = Store(tmp_path), guided_trial("single"), []
+    run_trial(trial, store, device="cpu")
+    first, second, third = trial.cells[0].trajectory.checkpoints[1:-1]
+    before = {stage.digest: weights_of(store, stage) for stage in (first, second)}
+    for stage in (first, second):
+        store.remove("pretrain", stage.digest)
+    trained.clear()
+    run_trial(trial, store, device="cpu", note=lambda event, **what: events.append(what["digest"]))
+    assert trained == [second]
+    assert sorted(events) == sorted(before)
+    assert all(equal(weights_of(store, stage), before[stage.digest]) for stage in (first, second))
+    assert store.get("pretrain", third.digest)["status"] == "ok"
+
+
+def test_a_trial_of_complementary_networks_measures_retention_and_a_trajectory_and_nothing_twice(tmp_path, trained):
+    store, trial = Store(tmp_path), guided_trial("complement:2")
+    run_trial(trial, store, device="cpu")
+    assert {result["status"] for result in results(store, trial).values()} == {"ok"}
+    cell = trial.cells[1]
+    first, second = cell.transfer.members
+    assert second.guide.teachers == (first,)
+    assert first.steps == second.steps < 30, "looking at the first costs a few of the steps"
+    retained = store.get("retention", cell.retention.digest)
+    assert 0 < retained["predictability"] <= 1
+    assert retained["complementarity"] is not None
+    curves = store.get("trajectory", cell.trajectory.digest)
+    assert tuple(curves["step"]) == cell.trajectory.steps
+    assert curves["accuracy"][-1] > curves["accuracy"][0]
+    assert Counter(trained) == {stage: 1 for stage in trial.stages() if stage.kind == "pretrain" and not stage.until}
+    trained.clear()
+    again = run_trial(trial, store, device="cpu")
+    assert (again.computed, again.stages_done, trained) == (0, again.stages_total, [])
+
+
+def test_the_student_of_a_teacher_that_diverged_is_never_trained_and_the_trial_ends(tmp_path, trained):
+    def hopeless(members):
+        (student,) = members
+        first, last = student.guide.teachers
+        last = replace(last, training=replace(last.training, learning_rate=1e30))
+        return (replace(student, guide=replace(student.guide, teachers=(first, last))),)
+
+    store, trial = Store(tmp_path), guided_trial("distilled:2", hopeless)
+    progress = run_trial(trial, store, device="cpu")
+    assert progress.stages_done == progress.stages_total
+    cell = trial.cells[0]
+    (student,) = cell.transfer.members
+    first, last = student.guide.teachers
+    assert [store.get("pretrain", stage.digest)["status"] for stage in (first, last)] == ["ok", "diverged"]
+    assert student not in [stage.run for stage in trained]
+    never = (student, cell.transfer, cell.retention, cell.trajectory, *cell.trajectory.checkpoints[1:-1])
+    assert [store.get(stage.kind, stage.digest) for stage in never] == [None] * len(never)
+    assert [store.get("probe", stage.digest)["status"] for stage in (cell.direct, cell.random_init)] == ["ok", "ok"]
+    assert run_trial(trial, store, device="cpu").computed == 0
+
+
+def test_a_run_that_diverged_has_no_trajectory_and_the_trial_ends(tmp_path, trained):
+    def hopeless(members):
+        return tuple(replace(m, training=replace(m.training, learning_rate=1e30)) for m in members)
+
+    store, trial = Store(tmp_path), guided_trial("single", hopeless)
+    progress = run_trial(trial, store, device="cpu")
+    assert progress.stages_done == progress.stages_total
+    cell = trial.cells[0]
+    assert store.get("pretrain", cell.transfer.members[0].digest)["status"] == "diverged"
+    assert store.get("trajectory", cell.trajectory.digest) is None
+    trained.clear()
+    assert run_trial(trial, store, device="cpu").computed == 0
+    assert trained == []

@@ -1,0 +1,383 @@
+"""What the results of stages come to in a row: by hand, on a real plan whose stages were never computed."""
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from strategies import component
+
+from orchestrator import results
+from orchestrator.plan import plan
+from orchestrator.sweep import parse
+
+TEXT = """\
+name: made-up
+question: What is kept?
+components: {a: {dataset: digits}, b: {dataset: digits, classes: [0, 1]}}
+vary: {mixture: {a: 3, b: 1}, architecture: mlp}
+seeds: 1
+pretrain: {steps: 10, batch_size: 20}
+"""
+COMPONENTS = {"a": component("a", 100), "b": component("b", 40)}
+MEASUREMENTS = Path(__file__).parents[2] / "docs" / "measurements.md"
+
+PRETRAINED = {
+    "status": "ok", "seconds": 2.0, "examples": 200, "training_flops": 1e6, "parameters": 10, "flops": 1000,
+    "device": "cpu", "started": 1.0, "finished": 3.0,
+}  # fmt: skip
+PROBED = {
+    "status": "ok", "test_accuracy": 0.5, "test_loss": 1.0, "validation_accuracy": 0.5, "head_accuracy": None,
+    "chance_accuracy": 0.2, "chosen": {"l2": 0.001}, "num_features": 8, "varying_features": 8, "missing_classes": 0,
+    "num_train": 100, "num_test": 10, "revision": "abc", "versions": "torch",
+}  # fmt: skip
+RETAINED = {name: float(number) for number, name in enumerate(results.RETENTION)}
+CURVES = {
+    "status": "ok",
+    "step": [0, 1, 10],
+    "accuracy": [0.3, 0.7, 0.6],
+    "saturation": [1.0, 0.5, 0.04],
+    "predictability": [0.1, 0.5, 0.9],
+    "direct_accuracy": 0.9,
+}
+
+
+@dataclass
+class MadeUp:
+    """A plan, and what a store would have of its stages."""
+
+    plan: dict[str, Any]
+    stages: dict[str, dict[str, Any]]
+    states: dict[str, dict[str, Any]]
+
+    def rows(self):
+        return results.rows(self.plan, lambda kind, digest: self.stages.get(digest), self.states)
+
+    def row(self, name="a", **wanted):
+        return next(r for r in self.rows() if r["component"] == name and wanted.items() <= r.items())
+
+    def cell(self, position=0, trial=0):
+        return self.plan["trials"][trial]["cells"][position]
+
+    def found(self, digest, **values):
+        """Let a stage have another result; without values none."""
+        if values:
+            self.stages[digest] = self.stages[digest] | values
+        else:
+            del self.stages[digest]
+
+    def probes(self, position=0, **purposes):
+        for purpose, values in purposes.items():
+            self.found(self.cell(position)[purpose], **values)
+
+    def diverge(self, digest, step=7):
+        """Let a pretraining diverge: what reads it is never computed."""
+        self.stages[digest] = {"status": "diverged", "diverged_at": step, "device": "cpu", "started": 1.0}
+
+
+def made_up(*changes):
+    written = plan(parse(TEXT, "x.yaml", changes), COMPONENTS).as_json()
+    kinds = {"pretrain": PRETRAINED, "probe": PROBED, "retention": RETAINED, "trajectory": CURVES}
+    found = {digest: dict(kinds[kind]) for trial in written["trials"] for kind, digest in trial["stages"]}
+    return MadeUp(written, found, {})
+
+
+def compared(**changes):
+    """Component a: transfer 0.6, direct 0.8 and random features 0.4 of 10 examples; chance is 0.2."""
+    found = made_up()
+    found.probes(
+        transfer={"test_accuracy": 0.6, "test_loss": 1.5, "head_accuracy": 0.55, "validation_accuracy": 0.62},
+        direct={"test_accuracy": 0.8, "test_loss": 0.7, "head_accuracy": 0.85},
+        random_init={"test_accuracy": 0.4},
+    )
+    found.probes(**changes)
+    return found
+
+
+# The gap family -------------------------------------------------------------------------------------------------------
+
+
+def test_the_gap_and_its_relatives_by_hand():
+    row = compared().row()
+    assert row["gap"] == pytest.approx(0.2)
+    assert row["relative_gap"] == pytest.approx(0.2 / 0.6)
+    assert row["error_ratio"] == pytest.approx(0.4 / 0.2)
+    # 8 and 6 right of 10: (8.5 / 11) / (2.5 / 11) and (6.5 / 11) / (4.5 / 11).
+    assert row["log_odds_gap"] == pytest.approx(math.log(8.5 / 2.5) - math.log(6.5 / 4.5))
+    assert row["loss_gap"] == pytest.approx(0.8)
+    assert row["recovered_fraction"] == pytest.approx((0.6 - 0.4) / (0.8 - 0.4))
+    assert row["head_gap"] == pytest.approx(0.3)
+    assert (row["over_probe"], row["invalid"], row["status"]) == (None, None, "ok")
+
+
+def test_a_perfect_baseline_has_a_gap_in_log_odds_but_no_ratio_of_errors():
+    row = compared(direct={"test_accuracy": 1.0}).row()
+    assert row["error_ratio"] is None
+    assert row["log_odds_gap"] == pytest.approx(math.log(10.5 / 0.5) - math.log(6.5 / 4.5))
+
+
+@pytest.mark.parametrize(
+    ("direct", "absent"),
+    [(0.405, "recovered_fraction"), (0.205, "relative_gap")],
+)
+def test_a_fraction_of_next_to_nothing_is_absent_and_its_gap_is_not(direct, absent):
+    found = compared(direct={"test_accuracy": direct}, random_init={"test_accuracy": min(0.4, direct)})
+    row = found.row()
+    assert row[absent] is None
+    assert row["gap"] == pytest.approx(direct - 0.6)
+
+
+def test_a_component_that_was_not_shown_has_no_head():
+    found = made_up("vary.mixture={a: 1}")
+    found.probes(1, transfer={"head_accuracy": 0.5})
+    row = found.row("b")
+    assert (row["seen"], row["head_accuracy"], row["head_gap"]) == (False, None, None)
+    shared = made_up("vary.mixture={a: 1}", "label_space=shared")
+    shared.probes(1, transfer={"head_accuracy": 0.5}, direct={"head_accuracy": 0.75})
+    assert shared.row("b")["head_gap"] == 0.25
+
+
+def test_what_a_protocol_gets_out_is_above_the_linear_probe_of_the_same_networks_and_shots():
+    found = made_up("transfer={protocols: [linear_probe, knn], shots: [5, all]}")
+    accuracies = {("linear_probe", 5): 0.5, ("linear_probe", None): 0.6, ("knn", 5): 0.45, ("knn", None): 0.75}
+    for cell in found.plan["trials"][0]["cells"][:4]:
+        found.found(cell["transfer"], test_accuracy=accuracies[cell["protocol"], cell["shots"]])
+    over = {(r["protocol"], r["shots"]): r["over_probe"] for r in found.rows() if r["component"] == "a"}
+    assert over == {
+        ("linear_probe", 5): None, ("linear_probe", None): None,
+        ("knn", 5): pytest.approx(-0.05), ("knn", None): pytest.approx(0.15),
+    }  # fmt: skip
+
+
+def test_fine_tuning_from_scratch_is_no_lower_end_of_a_scale():
+    found = made_up("transfer.protocols=[linear_probe, finetune]")
+    cell = found.cell(1)
+    for purpose, accuracy in (("transfer", 0.9), ("direct", 0.8), ("random_init", 0.3)):
+        found.found(cell[purpose], test_accuracy=accuracy)
+    row = found.row(protocol="finetune")
+    assert (row["recovered_fraction"], row["random_init_accuracy"]) == (None, 0.3)
+    assert row["gap"] == pytest.approx(-0.1)
+
+
+# What says nothing ----------------------------------------------------------------------------------------------------
+
+FAMILY = ("gap", "relative_gap", "error_ratio", "log_odds_gap", "loss_gap", "recovered_fraction")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"direct": {"test_accuracy": 0.39}}, "the direct baseline is below the same network at random initialisation"),
+        ({"direct": {"varying_features": 0}}, "the direct network is dead: .*"),
+        ({"transfer": {"varying_features": 0}}, "the mixture's network is dead: .*"),
+        ({"transfer": {"missing_classes": 2}}, "2 classes have no example in a split .* the mixture's features"),
+        ({"direct": {"missing_classes": 1}}, "1 classes have no example in a split .* the direct features"),
+    ],
+)
+def test_a_comparison_that_says_nothing_has_a_reason_and_no_gap(changes, reason):
+    found = compared(**changes)
+    row = found.row()
+    assert re.fullmatch(reason, row["invalid"])
+    assert [row[name] for name in FAMILY] == [None] * len(FAMILY)
+    assert (row["status"], row["transfer_accuracy"]) == ("ok", 0.6)
+    assert found.row("b")["invalid"] is None
+
+
+@pytest.mark.parametrize(("purpose", "whose"), [("transfer", "the mixture's"), ("direct", "the direct")])
+def test_a_network_that_cannot_be_read_is_a_row_that_says_so(purpose, whose):
+    found = compared()
+    impossible = {"status": "impossible", "reason": "not finite", "started": 1.0, "finished": 2.0, "device": "cpu"}
+    found.stages[found.cell()[purpose]] = impossible
+    row = found.row()
+    assert row["invalid"] == f"{whose} network cannot be read: not finite"
+    assert (row["gap"], row["status"]) == (None, "ok")
+
+
+def test_random_features_that_cannot_be_read_take_nothing_but_their_own_columns():
+    found = made_up("vary.representation={cat: 2}")  # whose random features are others than the baseline's own
+    found.stages[found.cell()["random_init"]] = {"status": "impossible", "reason": "not finite"}
+    row = found.row()
+    assert (row["gap"], row["recovered_fraction"], row["random_init_accuracy"]) == (0.0, None, None)
+    assert (row["invalid"], row["status"]) == (None, "ok")
+
+
+def test_a_baseline_is_held_against_its_own_network_untrained_and_not_against_a_wider_one():
+    found = made_up("vary.representation={cat: 2}")
+    found.probes(random_init={"test_accuracy": 0.9})
+    assert found.row()["invalid"] is None
+    found.probes(untrained={"test_accuracy": 0.9})
+    assert "below the same network" in found.row()["invalid"]
+
+
+@pytest.mark.parametrize("protocol", ["knn", "ridge"])
+def test_a_baseline_and_its_network_untrained_are_read_alike(protocol):
+    (trial,) = plan(parse(TEXT, "x.yaml", [f"transfer.protocols={protocol}"]), COMPONENTS).trials
+    assert all(cell.untrained.transfer == cell.direct.transfer for cell in trial.cells)
+
+
+# Tuned budgets --------------------------------------------------------------------------------------------------------
+
+
+def tuned(*accuracies):
+    """A baseline of 10, 20 and 30 steps, with (validation, test) accuracies."""
+    found = made_up("direct={kind: full, steps: [10, 20, 30]}")
+    for baseline, (validation, test) in zip(found.cell()["baselines"], accuracies, strict=True):
+        found.found(baseline["probe"], validation_accuracy=validation, test_accuracy=test, head_accuracy=test)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "steps"),
+    [
+        ([(0.6, 0.9), (0.7, 0.8), (0.65, 0.95)], 20),  # and not the best on the test split
+        ([(0.6, 0.9), (0.7, 0.8), (0.7, 0.95)], 20),
+        ([(0.7, 0.6), (0.7, 0.8), (0.7, 0.95)], 10),
+        ([(0.6, 0.6), (0.65, 0.8), (0.7, 0.7)], 30),
+    ],
+)
+def test_the_budget_of_a_baseline_is_chosen_on_validation_the_smaller_of_equals(accuracies, steps):
+    found = tuned(*accuracies)
+    row, test = found.row(), accuracies[steps // 10 - 1][1]
+    assert (row["direct_steps"], row["direct_probe_accuracy"], row["direct_accuracy"]) == (steps, test, test)
+    assert row["gap"] == pytest.approx(test - 0.5)
+    assert row["direct_digest"] == found.cell()["baselines"][steps // 10 - 1]["pretrain"][:12]
+
+
+def test_the_smaller_of_equal_budgets_is_chosen_in_whatever_order_they_are_listed():
+    found = made_up("direct={kind: full, steps: [30, 10]}")
+    assert found.row()["direct_steps"] == 10
+
+
+def test_nothing_is_chosen_before_all_budgets_are_there_and_diverged_ones_are_left_out():
+    found = tuned((0.6, 0.9), (0.7, 0.8), (0.8, 0.7))
+    first, _, last = found.cell()["baselines"]
+    found.found(first["probe"])
+    row = found.row()
+    assert (row["direct_probe_accuracy"], row["gap"], row["status"]) == (None, None, "pending")
+    found.diverge(first["pretrain"])
+    assert (found.row()["direct_steps"], found.row()["status"]) == (30, "ok")
+    found.diverge(last["pretrain"])
+    found.found(last["probe"])
+    assert (found.row()["direct_steps"], found.row()["status"]) == (20, "ok")
+
+
+def test_a_baseline_all_of_whose_budgets_diverged_is_a_diverged_row():
+    found = made_up("direct={kind: full, steps: [10, 20]}")
+    for step, baseline in enumerate(found.cell()["baselines"]):
+        found.diverge(baseline["pretrain"], step)
+        found.found(baseline["probe"])
+    row = found.row()
+    assert (row["status"], row["gap"]) == ("diverged", None)
+    assert row["error"] == "pretraining on the direct baseline diverged at step 1"
+
+
+# Retention, trajectories, cost ----------------------------------------------------------------------------------------
+
+SUMMARY = tuple(results.COLUMNS)[
+    list(results.COLUMNS).index("peak_accuracy") : list(results.COLUMNS).index("training_flops")
+]
+
+
+def test_retention_and_trajectory_stand_in_the_row_of_the_primary_protocol_alone():
+    found = made_up("transfer.protocols=[knn, linear_probe]", "retention=true", "trajectory={points: 3}")
+    primary, other = found.row(primary=True), found.row(primary=False)
+    assert {name: primary[name] for name in results.RETENTION} == RETAINED
+    assert (primary["peak_accuracy"], primary["peak_step"]) == (0.7, 1)
+    assert primary["drop_from_peak"] == pytest.approx(0.1)
+    assert primary["threshold_step"] == 1  # (0.7 - 0.3) / (0.9 - 0.3) is above one half
+    assert (primary["saturation_step"], primary["final_saturation"]) == (10, 0.04)
+    assert [other[name] for name in (*results.RETENTION, *SUMMARY)] == [None] * (len(RETAINED) + len(SUMMARY))
+    assert other["status"] == "ok"
+
+
+@pytest.mark.parametrize("kind", ["retention", "trajectory"])
+def test_a_row_is_pending_until_what_was_asked_is_measured_or_the_trial_has_ended_without(kind):
+    found = made_up("retention=true", "trajectory={points: 3}")
+    found.found(found.cell()[kind])
+    assert (found.row()["status"], found.row("b")["status"]) == ("pending", "ok")
+    found.states[found.plan["trials"][0]["digest"]] = {"status": "ok"}
+    assert found.row()["status"] == "ok"
+
+
+def test_what_training_cost_is_summed_over_members_and_teachers():
+    found = made_up("vary.representation=[single, {cat: 2}, {distilled: 2}, {snapshots: 2}, {bonsai: 2}]")
+    flops = {}
+    for trial in found.plan["trials"]:
+        cell = trial["cells"][0]
+        for digest in (*cell["pretrain"], *cell["teachers"]):
+            flops.setdefault(digest, 10.0 ** len(flops))
+            found.found(digest, training_flops=flops[digest], seconds=flops[digest])
+    # single; cat adds a second; distilled a student of both; two snapshots of one run; two rounds and a student.
+    assert len(flops) == 1 + 1 + 1 + 2 + 3
+    rows = {r["representation"]: r for r in found.rows() if r["component"] == "a"}
+    assert {name: row["training_flops"] for name, row in rows.items()} == {
+        "single": 1, "cat:2": 11, "distilled:2": 111, "snapshots:2": 10_000, "bonsai:2": 11_100_000,
+    }  # fmt: skip
+    assert all(row["seconds"] == row["training_flops"] for row in rows.values())
+    assert {name: row["members"] for name, row in rows.items()} == {
+        "single": 1, "cat:2": 2, "distilled:2": 1, "snapshots:2": 2, "bonsai:2": 1,
+    }  # fmt: skip
+
+
+def test_a_cost_that_is_not_known_whole_is_absent():
+    found = made_up("vary.representation={distilled: 2}")
+    found.found(found.cell()["teachers"][0])
+    assert (found.row()["training_flops"], found.row()["seconds"]) == (None, None)
+
+
+# Status ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_row_without_its_transfer_is_pending_and_then_what_the_journal_says():
+    found = made_up()
+    found.found(found.cell()["transfer"])
+    assert (found.row()["status"], found.row()["error"], found.row()["gap"]) == ("pending", None, None)
+    assert found.row("b")["status"] == "ok"
+    assert results.trial_statuses(found.rows()) == {"pending": 1}
+    found.states[found.plan["trials"][0]["digest"]] = {"status": "failed", "error": "no space left"}
+    assert (found.row()["status"], found.row()["error"]) == ("failed", "no space left")
+    assert (found.row("b")["status"], found.row("b")["error"]) == ("ok", None)
+    assert results.trial_statuses(found.rows()) == {"failed": 1}
+
+
+def test_a_mixture_that_diverged_is_a_row_of_every_component():
+    found = made_up()
+    found.diverge(found.cell()["pretrain"][0])
+    for position in (0, 1):
+        found.found(found.cell(position)["transfer"])
+    assert [(row["status"], row["error"]) for row in found.rows()] == [
+        ("diverged", "pretraining on the mixture diverged at step 7")
+    ] * 2
+    assert results.trial_statuses(found.rows()) == {"diverged": 1}
+
+
+def test_a_teacher_that_diverged_is_the_end_of_the_row_of_its_student_alone():
+    found = made_up("vary.representation=[{distilled: 2}, single]")
+    student = found.cell()
+    single = found.plan["trials"][1]["cells"][0]["pretrain"][0]
+    lost = next(digest for digest in student["teachers"] if digest != single)
+    found.diverge(lost, 3)
+    found.found(student["pretrain"][0])
+    for position in (0, 1):
+        found.found(found.cell(position)["transfer"])
+    taught, alone = found.row(representation="distilled:2"), found.row(representation="single")
+    assert (taught["status"], taught["error"]) == ("diverged", "pretraining on the mixture diverged at step 3")
+    assert (taught["gap"], taught["training_flops"], alone["status"]) == (None, None, "ok")
+
+
+# The table ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_row_has_every_column_and_a_table_their_types():
+    found = results.table(made_up("retention=true", "trajectory={points: 3}").rows())
+    assert list(found.columns) == list(results.COLUMNS)
+    assert {name: str(dtype) for name, dtype in found.dtypes.items()} == {
+        name: column.dtype for name, column in results.COLUMNS.items()
+    }
+
+
+def test_every_column_is_in_the_documentation():
+    text = MEASUREMENTS.read_text()
+    assert [name for name in results.COLUMNS if f"`{name}`" not in text] == []
