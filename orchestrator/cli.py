@@ -11,7 +11,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,6 +26,7 @@ os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 if TYPE_CHECKING:
     import pandas as pd
 
+    from orchestrator.analysis.summary import Correct
     from orchestrator.plan import Assignment, Plan, Price
     from orchestrator.sweep import Sweep
     from trainables.store import Store
@@ -316,6 +317,31 @@ def ladder(sweeps: Sequence[str], margin: float, storage: str | None, as_json: b
         click.echo()
 
 
+@bottleneck.command(short_help="Print indices, fits and tests.")
+@click.argument("sweeps", metavar="SWEEP...", nargs=-1, required=True)
+@_storage_option
+@_json_option
+def analyse(sweeps: Sequence[str], storage: str | None, as_json: bool) -> None:
+    """Print what the results of one sweep, or of several together, come to: indices, fits, times, tests, intervals."""
+    import pandas as pd
+
+    from orchestrator.analysis.summary import summary
+    from orchestrator.results import trajectories
+    from trainables.spec import as_json as plain
+
+    curves = pd.concat([trajectories(_name(sweep), storage=storage) for sweep in sweeps], ignore_index=True)
+    found = summary(_loaded(sweeps, storage), _answers(sweeps, storage), curves)
+    if as_json:
+        click.echo(json.dumps([plain(section) for section in found], indent=1))
+        return
+    if not found:
+        _say("no gap has been measured yet; `bottleneck status` shows how far the sweep is")
+    for section in found:
+        click.echo(section.title)
+        _print_table(section.header, section.rows)
+        click.echo(f"{section.remark}\n" if section.remark else "")
+
+
 @bottleneck.command(short_help="Write the report again.")
 @click.argument("sweep", metavar="SWEEP")
 @_storage_option
@@ -483,6 +509,37 @@ def _loaded(sweeps: Sequence[str], storage: str | None) -> pd.DataFrame:
     from orchestrator.results import load
 
     return pd.concat([load(_name(sweep), storage=storage) for sweep in sweeps], ignore_index=True)
+
+
+ANSWERED = ("component", "seed", "protocol", "shots")  # what tells the rows of a trial apart
+
+
+def _answers(sweeps: Sequence[str], storage: str | None) -> Correct:
+    """Of a row, whether direct training and transfer were right about each test example, as the store has it."""
+    import pandas as pd
+
+    from orchestrator.journal import Journal
+    from trainables.store import DamagedEntry
+
+    store = _store(storage)
+    plans = [Journal(store, _name(sweep)).plan() for sweep in sweeps]
+    cells = {
+        (plan["sweep"], trial["digest"][:12], *(cell[name] for name in ANSWERED)): cell
+        for plan in plans
+        for trial in plan["trials"]
+        for cell in trial["cells"]
+    }
+
+    def correct(row: Mapping[Any, Any]) -> tuple[Any, Any] | None:
+        cell = cells[tuple(None if pd.isna(row[name]) else row[name] for name in ("sweep", "trial", *ANSWERED))]
+        direct = next(one for one in cell["baselines"] if one["pretrain"].startswith(row["direct_digest"]))
+        try:
+            arms = [store.tensors("probe", digest, "test") for digest in (direct["probe"], cell["transfer"])]
+        except (FileNotFoundError, DamagedEntry):
+            return None
+        return arms[0]["correct"].numpy(), arms[1]["correct"].numpy()
+
+    return correct
 
 
 def _print_gaps(table: pd.DataFrame) -> None:

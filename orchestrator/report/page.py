@@ -18,7 +18,7 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from orchestrator.analysis import claims, gaps, ladder
+from orchestrator.analysis import claims, gaps, ladder, summary
 from orchestrator.report import figures
 
 MOST_RESULT_ROWS = 2000  # in the page; the results table has all
@@ -250,7 +250,7 @@ def summary_views(table: pd.DataFrame) -> list[TableView]:
 
 
 def science_views(table: pd.DataFrame) -> list[TableView]:
-    """The loss ladder, every protocol, retention and the claims, as far as the sweep has measured them."""
+    """The loss ladder, protocols, retention, the analysis and the claims, as far as the sweep has measured them."""
     if table.empty:
         return []
     found = []
@@ -258,7 +258,7 @@ def science_views(table: pd.DataFrame) -> list[TableView]:
         found += [ladder_view(table), protocols_view(table)]
     if table["retention"].notna().any() or table["effective_rank"].notna().any():
         found.append(retention_view(gaps.primary(table)))
-    return [*found, claims_view(table)]
+    return [*found, *map(section_view, summary.summary(table)), claims_view(table)]
 
 
 def ladder_view(table: pd.DataFrame) -> TableView:
@@ -318,6 +318,23 @@ def _mean_and_interval(line: pd.Series[Any], digits: int) -> str:
         return "-"
     ends = "" if pd.isna(line["low"]) else f" [{line['low']:.{digits}f}, {line['high']:.{digits}f}]"
     return figures.typeset(f"{line['mean']:.{digits}f}{ends}")
+
+
+def section_view(section: summary.Section) -> TableView:
+    """A section of the analysis; columns that hold nothing but numbers and intervals are aligned to the right."""
+    numeric = tuple(
+        all(re.fullmatch(r"-|[-\d.,]+(e-\d+)?( \[.*\])?", cell) for cell in column)
+        for column in zip(*section.rows, strict=True)
+    )
+    rows = tuple(
+        tuple(
+            figures.typeset(cell) if number else cell.replace("`", "")
+            for cell, number in zip(row, numeric, strict=True)
+        )
+        for row in section.rows
+    )
+    anchor = section.title.lower().replace(" ", "-")
+    return TableView(anchor, section.title, section.header, numeric, rows, section.remark.replace("`", ""))
 
 
 def claims_view(table: pd.DataFrame) -> TableView:
