@@ -157,7 +157,7 @@ def test_validate_and_plan_of_a_good_sweep(tmp_path, good):
     shown = bottleneck("plan", good, "--trials", "--storage", tmp_path / "runs").stdout
     header, _, first = shown.splitlines()[-3:]
     assert header.split() == ["trial", "pretrainings", "probes", "FLOPs", "design"]
-    assert first.split()[1:3] == ["4", "6"]
+    assert first.split()[1:3] == ["5", "8"]
     assert first.endswith("digits 50 % + odd 50 %, shuffled, mlp x1, single, 5 steps")
     assert "1 pretrainings, 2 direct baselines" in shown
     assert f"{tmp_path}/runs  (from: --storage)" in shown

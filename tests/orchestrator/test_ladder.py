@@ -152,15 +152,18 @@ def test_of_several_settings_the_one_that_validation_prefers_is_read():
     assert rung.source == "finetune of single"
 
 
-def test_few_shots_are_the_fewest_and_several_networks_the_most():
+def test_few_shots_are_the_fewest_and_several_networks_those_of_cat_where_there_are_some():
     rows = Planted(noise=0).add(transfer=LOW)
     for shots in (50, 5):
         rows.add(transfer=LOW, protocol="finetune", shots=shots, primary=False)
-    for networks in ("cat:2", "time_cat:8", "wide:16"):
+    for networks in ("time_cat:8", "complement:8", "wide:16"):
         rows.add(transfer=LOW, representation=networks)
     sources = {rung.name: rung.source for rung in only(rows.table()).rungs}
     assert sources["few-shot fine-tuning"] == "finetune, 5 shots of single"
     assert sources["probe of several networks"] == "linear_probe of time_cat:8"
+    rows.add(transfer=LOW, representation="cat:2")
+    sources = {rung.name: rung.source for rung in only(rows.table()).rungs}
+    assert sources["probe of several networks"] == "linear_probe of cat:2"
 
 
 def test_every_component_of_every_design_has_a_ladder():
