@@ -589,7 +589,7 @@ KEYS = {
     "cka", "debiased_cka", "svcca", "pwcca", "cca_r2", "predictability", "predictability_ceiling",
     "predictability_floor", "retention", "effective_rank", "participation_ratio", "stable_rank", "dimensions_99",
     "dead_share", "hoyer", "active_share", "class_separation", "direct_effective_rank", "direct_class_separation",
-    "member_predictability", "disagreement", "complementarity", "layers", "num_examples",
+    "member_predictability", "disagreement", "complementarity", "layers", "attributes", "num_examples",
 }  # fmt: skip
 
 
@@ -682,7 +682,7 @@ def test_a_direct_network_retains_itself_and_random_ones_retain_nothing(digits, 
 
 def test_what_has_no_reference_or_no_second_member_is_absent(digits, networks):
     found = measure(networks["mixture"][:1], None, networks["ceiling"], networks["floor"], digits, CPU, examples=150)
-    absent = {name for name in KEYS - {"layers"} if found[name] is None}
+    absent = {name for name in KEYS - {"layers", "attributes"} if found[name] is None}
     assert absent == {
         "cka", "debiased_cka", "svcca", "pwcca", "cca_r2", "predictability", "predictability_ceiling",
         "predictability_floor", "retention", "direct_effective_rank", "direct_class_separation",
@@ -768,7 +768,7 @@ def test_a_gpu_measures_what_a_cpu_measures(digits, networks):
         return measure(networks["mixture"], *parts, digits, torch.device(device), examples=500, layerwise=False)
 
     on_cpu, on_gpu = on("cpu"), on("cuda")
-    for name in KEYS - {"layers"}:
+    for name in KEYS - {"layers", "attributes"}:
         assert on_gpu[name] == pytest.approx(on_cpu[name], rel=1e-3, abs=1e-3), name
 
 
