@@ -20,6 +20,7 @@ from trainables import checkpoints, representation
 from trainables.facts import NetworkSize
 from trainables.mixture import mixture_of
 from trainables.spec import (
+    BACKWARD,
     Architecture,
     Cell,
     Component,
@@ -39,7 +40,6 @@ from trainables.spec import (
     in_order,
 )
 
-BACKWARD = 2  # a backward pass costs about twice a forward pass
 MAX_RAW_INPUTS = (
     4096  # values of an image up to which a probe of the raw input is a control: 32 x 32 in colour and less
 )

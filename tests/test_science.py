@@ -60,6 +60,7 @@ def test_networks_side_by_side_gain_nothing_where_training_is_convex(tmp_path):
     )
     gain = accuracy["cat:4"] - accuracy["single"]
     assert len(gain) == 8
+    assert dict(table.groupby("representation")["probe_dimension"].unique().map(list)) == {"cat:4": [8], "single": [2]}
     assert (gain == 0).all()
 
 

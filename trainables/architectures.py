@@ -212,9 +212,9 @@ def diagonal(architecture: Architecture) -> nn.Module:
     """Each pixel times a weight of its own, 0.05 at first for every seed; with the head a two-layer diagonal network.
 
     At a minimum with weight decay w, a head of two outputs is penalised like the sum over pixels of w / sqrt(2) times
-    the absolute slope of the difference of its logits: so mu of SCIENCE 1.4 is the weight decay over sqrt(2).
+    the absolute slope of the difference of its logits: so mu of toy.py is the weight decay over sqrt(2).
 
-    Source: SCIENCE 1.4 and 1.5.
+    Source: the network of toy.py.
     """
     _refuse_scaling(architecture, "has one weight per pixel")
     return nn.Sequential(nn.Flatten(), PixelWeights(math.prod(architecture.image_shape)))

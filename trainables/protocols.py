@@ -4,7 +4,7 @@ A protocol sees the training and the validation split only. It fits candidates t
 the second; `measure` then reads the test split, once. Protocols in FROZEN leave the features as they are, those in
 FINETUNING move all weights, starting at the pretrained ones.
 
-Together they form a ladder (SCIENCE 5.3): the first rung that reaches the direct baseline says whether a feature was
+Together they form a ladder: the first rung that reaches the direct baseline says whether a feature was
 unused (head_repair, linear_probe), entangled (mlp_probe, ntk_probe), recoverable (fine-tuning) or lost.
 
 A new protocol is one function, entered in PROTOCOLS.

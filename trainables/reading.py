@@ -484,7 +484,7 @@ def read_dominoes(request: Request) -> Raw:
             asked for that they cannot have.
         DataError: a split of a dataset has no image of a class.
 
-    Source: SCIENCE 1.6, after Shah et al. (2020), arXiv:2006.07710; correlations after Kirichenko et al. (2023),
+    Source: after Shah et al. (2020), arXiv:2006.07710; correlations after Kirichenko et al. (2023),
         arXiv:2204.02937.
     """
     options = request.options
@@ -705,7 +705,7 @@ def read_competing_features(request: Request) -> Raw:
 
     Attributes: `shared` and `private`, 1 where the pixel is +1.
 
-    Source: SCIENCE 1.4.
+    Source: the population of toy.py.
     """
     q = request.options["q"]
     p = request.options["p"] if request.options["private"] else 0.5

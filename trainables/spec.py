@@ -28,6 +28,8 @@ PROBE_RECIPE = 1
 RETENTION_RECIPE = 1
 TRAJECTORY_RECIPE = 1
 
+BACKWARD = 2  # a backward pass costs about twice a forward pass
+
 
 def derive_seed(root: int, *purpose: str) -> int:
     """A 32-bit seed for one purpose; named, not counted, so that a new purpose leaves the others' seeds alone."""

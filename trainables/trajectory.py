@@ -1,6 +1,7 @@
 """When does a run gain or lose what a component needs? Its checkpoints, measured after the run.
 
-T1, T5 to T9 of SCIENCE 5.4 at every checkpoint, from the weights that were kept there. What follows from the curves
+Accuracy, drift, saturation, gradients, Fisher trace and plasticity at every checkpoint,
+from the weights that were kept there. What follows from the curves
 (peaks, times to a threshold, forgetting) is the analysis' matter. Networks are in evaluation mode, with the running
 statistics of their batch norms, as probes find them. Images are shown as they are: neither augmented nor impaired.
 

@@ -28,6 +28,7 @@ from trainables.architectures import Network, build, measure
 from trainables.components import ComponentData
 from trainables.pretrain import Diverged, Pretrained, Progress, pretrain
 from trainables.spec import (
+    BACKWARD,
     Component,
     PretrainSpec,
     ProbeSpec,
@@ -44,7 +45,6 @@ log = logging.getLogger(__name__)
 
 Note = Callable[..., None]  # Journal.write: (event, **what)
 
-BACKWARD = 2  # a backward pass costs about twice a forward pass
 MAX_KEPT_FLOATS = 2**26  # of networks in memory: those used last
 WAIT_S = 0.2  # between looks at stages that others are computing
 

@@ -16,7 +16,7 @@ the exact sign-flip test of `statistics` does not, but needs 5 seeds to reject a
 In 600 simulated tables of 5 seeds without an effect, or with all that a claim needs but one, it was supported in 3.5 %
 (C1), 1.7 % (C2), 3.3 % (C3, of 300), 4.0 and 3.3 % (C4a, C4b), 1.8 and 2.5 % (C5a, C5b), 0.7 % (C6), 1.3 % (C7), 0.8 %
 (C8).
-Rows that are invalid or not ok are never used. Source: SCIENCE 1.2 and 5.5.
+Rows that are invalid or not ok are never used. Source of the claims: Yang, Zhang & Bottou (2025), arXiv:2506.18221.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ STATEMENTS = {
     "C7": "Networks side by side recover a part of the loss, at no cost for the source.",
     "C8": "Pretrained features are inconsistent: they differ from seed to seed.",
 }
-SWEEPS = {  # the canonical sweep that decides each, SCIENCE 6
+SWEEPS = {  # the canonical sweep that decides each
     "C1": "s01-mixture-weight",
     "C2": "s12-trajectory-saturation",
     "C3": "s14-finetune-recovery",

@@ -10,7 +10,7 @@ baseline. The first rung that is as good as the baseline names the failure:
     linear_probe of several networks     lost by this run: other runs of the same recipe have it
     direct                               lost by the recipe: only another training has it
 
-How well a rung does is measured by others; here it is compared and named. Source: SCIENCE 5.3.
+How well a rung does is measured by others; here it is compared and named.
 """
 
 from __future__ import annotations

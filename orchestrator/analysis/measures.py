@@ -146,7 +146,7 @@ def indices(table: pd.DataFrame) -> pd.DataFrame:
         incomplete: seeds in which some component has none. components: with a gap in any seed. missing: components
         without. invalid: rows that are marked so.
 
-    Source: SCIENCE 5.1; the interval of a maximum follows from the union bound.
+    Source: docs/measurements.md; the interval of a maximum follows from the union bound.
     """
     axes = ["trial", *varied(table)]
     asked = primary(table)
@@ -206,7 +206,7 @@ def error_ratio(table: pd.DataFrame) -> pd.DataFrame:
         One row per trial, as in `indices`: ratio, low, high (95 % t interval of the mean logarithm over seeds), n,
         incomplete, components, invalid. A component without a single error has no logarithm and counts as missing.
 
-    Source: SCIENCE 5.1, kappa.
+    Source: docs/measurements.md, `error_ratio`.
     """
     axes = ["trial", *varied(table)]
     asked = primary(table)
@@ -245,7 +245,7 @@ def gap_closure(table: pd.DataFrame) -> pd.DataFrame:
         low, high, the single gap with its interval (gap, gap_low, gap_high), gain (A^M - A^T), n, reason (why
         there is no closure; absent where there is one).
 
-    Source: SCIENCE 5.1; Fieller (1954), Journal of the Royal Statistical Society B 16(2).
+    Source: docs/measurements.md; Fieller (1954), Journal of the Royal Statistical Society B 16(2).
     """
     axes = [name for name in varied(table) if name != "representation"]
     by = [*axes, "component", "weight", "protocol", "shots", "representation"]
@@ -312,7 +312,7 @@ def bias_variance(table: pd.DataFrame) -> pd.DataFrame:
         deviation_high (95 %, from the chi-squared distribution, so it trusts the Gaussian); direct_deviation (the
         same of direct training); n, invalid. What another test set would change is no part of it.
 
-    Source: SCIENCE 5.1, claim C8.
+    Source: docs/measurements.md, claim C8 of claims.py.
     """
     by = ["trial", *varied(table), "component", "weight"]
     asked = primary(table)

@@ -22,7 +22,7 @@ from orchestrator.analysis.trajectories import (
 )
 
 STEP = [0, 10, 25, 50, 100, 200, 500, 2000]
-# SCIENCE 1.6: the hard view at weight 0, and what 0.912 of direct training and a ceiling of 0.914 make of it.
+# The hard view at weight 0, and what 0.912 of direct training and a ceiling of 0.914 make of it.
 TOY_C = {
     "step": STEP,
     "accuracy": [0.612, 0.714, 0.738, 0.586, 0.518, 0.521, 0.524, 0.529],

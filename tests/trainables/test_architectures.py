@@ -157,7 +157,7 @@ def test_the_cnn_worked_out_by_hand():
 
 
 def test_the_plain_cnn_worked_out_by_hand():
-    # SCIENCE 6.1: MNIST, channels 1-8-16-32 on 14, 7 and 4 pixels a side, then 512 to 32. Biases 8, 16, 32 and 32.
+    # MNIST, channels 1-8-16-32 on 14, 7 and 4 pixels a side, then 512 to 32. Biases 8, 16, 32 and 32.
     kernels = (9 * 8, 72 * 16, 144 * 32)
     macs = sum(k * side**2 for k, side in zip(kernels, (14, 7, 4), strict=True)) + 512 * 32
     assert measure(architecture("cnn_plain", (1, 28, 28))) == Size(sum(kernels) + 512 * 32 + 88, 2 * macs, 32)
@@ -198,7 +198,7 @@ def test_diagonal_features_are_the_pixels_times_a_small_weight_of_their_own():
 
 @pytest.mark.parametrize(("share", "slope"), [(0.08, 0.0), (0.2, 0.176)])
 def test_a_diagonal_network_keeps_the_private_feature_above_the_closed_form_threshold_only(share, slope):
-    # Toy A, SCIENCE 1.4: q 0.9, p 0.99, mu 0.02; the threshold is a share of 0.10412, and 0.176 what was found at 0.2.
+    # Toy A: q 0.9, p 0.99, mu 0.02; the threshold is a share of 0.10412, and 0.176 what was found at 0.2.
     population = [
         (y, s, r, 0.5 * (0.9 if s == y else 0.1) * (share * (0.99 if r == y else 0.01) + (1 - share) / 2))
         for y in (-1, 1)
