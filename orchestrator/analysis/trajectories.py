@@ -1,8 +1,8 @@
 """When did a run gain a feature, and when did it lose it? What follows from the curves of trainables' trajectories.
 
 Peak, drop and time to threshold for one run, what was forgotten over the phases of an ordering, and what the claim C2
-says of them: the residual signal for a component that has a gap collapses before its features are retained, and they then
-stay where they are. Absent points of a curve are left out; a number that cannot be computed is None, never 0.
+says of them: the residual signal for a component that has a gap collapses before its features are retained, and
+they then stay where they are. Absent points of a curve are left out; a number that cannot be computed is None, never 0.
 """
 
 from __future__ import annotations
