@@ -1,15 +1,16 @@
 """When does a run gain or lose what a component needs? Its checkpoints, measured after the run.
 
-Accuracy, drift, saturation, gradients, Fisher trace and plasticity at every checkpoint, from the weights that
-were kept there. What follows from the curves (peaks, times to a threshold, forgetting) is the analysis' matter. Networks are in evaluation mode, with the running
-statistics of their batch norms, as probes find them. Images are shown as they are: neither augmented nor impaired.
+Accuracy, drift, saturation, gradients, Fisher trace and plasticity at every checkpoint, from the weights that were
+kept there. What follows from the curves (peaks, times to a threshold, forgetting) is the analysis' matter. Networks
+are in evaluation mode, with the running statistics of their batch norms, as probes find them. Images are shown as
+they are: neither augmented nor impaired.
 
-One L2 serves all checkpoints of the accuracy curve. It is chosen on the validation split at the end of the run, so that a curve moves
-with the features and not with the choice.
+One L2 serves all checkpoints of the accuracy curve. It is chosen on the validation split at the end of the run, so
+that a curve moves with the features and not with the choice.
 
-Twelve checkpoints of a `cnn` for 28 x 28 pixels with 1000 examples took 9 % of the processor time of 2000 steps of 128
-examples for one component, 13 % for two and 16 % for three, which share what is of the run and not of a component.
-Of the three's, 56 % are the features, 16 % the probes, 14 % the gradients, 10 % the Fisher information.
+Twelve checkpoints of a `cnn` for 28 x 28 pixels with 1000 examples took 9 % of the processor time of 2000 steps of
+128 examples for one component, 13 % for two and 16 % for three, which share what is of the run and not of a
+component. Of the three's, 56 % are the features, 16 % the probes, 14 % the gradients, 10 % the Fisher information.
 """
 
 from __future__ import annotations
