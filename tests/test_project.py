@@ -1,5 +1,6 @@
 """The project's own files: what installs it."""
 
+import itertools
 import re
 import tomllib
 from pathlib import Path
@@ -15,7 +16,8 @@ def pins():
 
 def test_pip_and_uv_are_given_the_same_pins_for_everything_that_is_asked_for():
     assert pins() == PROJECT["tool"]["uv"]["constraint-dependencies"]
-    asked = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["test"]]
+    extras = PROJECT["project"]["optional-dependencies"].values()
+    asked = [*PROJECT["project"]["dependencies"], *itertools.chain.from_iterable(extras)]
     names = {re.split(r"[\[<>=!]", name)[0].lower() for name in asked}
     assert names == {pin.partition("==")[0] for pin in pins()}
 
