@@ -86,7 +86,7 @@ def pretrain(
         teachers: the networks of `spec.guide`, in its order.
         checkpoints: by number of steps, what is called with the network after so many; it must leave it as it is.
         saver: keeps the state while the run goes, and gives it back when it is taken up again. Closing the generator
-            saves the state first.
+            saves the state first, and so does a checkpoint that has been reached, so that its run goes on from there.
 
     Raises:
         Diverged: the loss is no longer finite.
@@ -104,8 +104,8 @@ def pretrain(
     if guidance is not None:
         trained["guide"] = guidance.modules.to(device)
     optimizer = _optimizer(trained, training)
-    losses = torch.full((spec.steps,), math.nan, device=device)
-    first, seconds = _take_up(saver, trained, optimizer, losses)
+    losses = torch.full((training.steps,), math.nan, device=device)
+    first, seconds = _take_up(saver, trained, optimizer, losses, spec.steps)
     difficulties = [d.difficulty() for d in data] if spec.ordering.kind == "curriculum" else None
     stream = index_stream(mixture, spec.ordering, spec.seed, difficulties, spec.pool_seed)
     feed = Feed(stream, mixture, data, training.batch_size, device)
@@ -154,7 +154,9 @@ def pretrain(
                 _save(saver, trained, optimizer, losses, done, seconds + now - started)
                 saved = time.monotonic()
 
-    curve = _curve(losses.cpu())
+    if spec.until is not None and first < spec.steps:
+        _save(saver, trained, optimizer, losses, spec.steps, seconds + time.monotonic() - started)
+    curve = _curve(losses[: spec.steps].cpu())
     return Pretrained(network.cpu().eval(), curve, seconds + time.monotonic() - started)
 
 
@@ -334,11 +336,11 @@ def _save(
 
 
 def _take_up(
-    saver: Saver | None, trained: nn.Module, optimizer: torch.optim.Optimizer, losses: Tensor
+    saver: Saver | None, trained: nn.Module, optimizer: torch.optim.Optimizer, losses: Tensor, steps: int
 ) -> tuple[int, float]:
-    """Put back a saved state; the next step, and the seconds spent so far."""
+    """Put back a state saved after at most so many steps; the next step, and the seconds spent so far."""
     kept = saver.load() if saver else None
-    if kept is None:
+    if kept is None or int(kept[1]["step"]) > steps:
         return 0, 0.0
     tensors, meta = kept
     trained.load_state_dict(_below("trained.", tensors))

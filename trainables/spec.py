@@ -482,14 +482,38 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RungCell:
+    """What one seed's networks are worth to one component on the way, and what to compare with."""
+
+    seed: int
+    component: str  # its name in the sweep
+    transfer: ProbeSpec  # of checkpoints
+    direct: ProbeSpec | None  # None: the objective compares with nothing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rung:
+    """A point on the way of a trial at which it may be stopped."""
+
+    steps: int  # of the trial's, in [1, all of them)
+    cells: tuple[RungCell, ...]
+
+    def stages(self) -> Iterable[StageSpec]:
+        """Every stage of the rung once, what it reads before it."""
+        return in_order([s for cell in self.cells for s in (cell.direct, cell.transfer) if s])
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrialSpec:
     """One point of the design with all its seeds, components and protocols."""
 
     design: Design
     cells: tuple[Cell, ...]
+    rungs: tuple[Rung, ...] = ()  # in the order of their steps
 
     @cached_property
     def digest(self) -> str:
+        """Names what the trial measures at its end; rungs on the way change nothing of that."""
         cells = [
             (c.seed, c.component, [s and s.digest for s in c.stages], [b.digest for b in c.budgets]) for c in self.cells
         ]

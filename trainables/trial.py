@@ -14,8 +14,8 @@ import socket
 import subprocess
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Generator, Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,8 @@ class TrialProgress:
     computed: int  # of them, computed by this trial
     doing: str  # for people
     examples_per_second: float  # of the pretraining in progress; 0 outside of one
+    rung: int | None = None  # the position of the rung that has just been reached
+    finished: bool = False  # whether nothing is left to do
 
 
 def run_trial(spec: TrialSpec, store: Store, *, device: str | None = None, note: Note | None = None) -> TrialProgress:
@@ -87,12 +89,23 @@ def trial_steps(
 ) -> Generator[TrialProgress, None, None]:
     """`run_trial`, pausing at least once, after every stage and every `report_every_s`; closing it saves the state.
 
-    A stage that another process is computing is put off: the trial does its other work first, then waits.
+    Rungs come first: all seeds are trained as far as the rung, and what was asked for there is measured. A stage that
+    another process is computing is put off: the trial does its other work first, then waits.
     """
     names = {cell.transfer.component.content: cell.component for cell in spec.cells}
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     work = _Work(store, chosen, note or _silent, names)
+    for position, rung in enumerate(spec.rungs):
+        stages = list(rung.stages())
+        yield from _all(stages, work, report_every_s)
+        yield replace(work.progress(stages, (), f"step {rung.steps:,}"), rung=position)
     stages = list(spec.stages())
+    yield from _all(stages, work, report_every_s)
+    yield replace(work.progress(stages, (), "done"), finished=True)
+
+
+def _all(stages: list[StageSpec], work: _Work, report_every_s: float) -> Generator[TrialProgress, None, None]:
+    """Bring every stage to its end."""
     pending = deque(stages)
     while pending:
         moved = False
@@ -105,7 +118,6 @@ def trial_steps(
         if not moved:
             time.sleep(WAIT_S)
             yield work.progress(stages, pending, "waiting for a stage that another trial computes")
-    yield work.progress(stages, pending, "done")
 
 
 def _attempt(
@@ -116,7 +128,8 @@ def _attempt(
         return True
     if not all(work.settled(required) for required in stage.requires) or work.comes_by_the_way(stage, pending):
         return False
-    with work.store.claim(stage.digest) as mine:
+    # A run and its checkpoints are one piece of work, with one saved state.
+    with work.store.claim(stage.run.digest if isinstance(stage, PretrainSpec) else stage.digest) as mine:
         if not mine:
             return False
         work.forget(stage)  # another process may have finished it between the look and the claim
@@ -175,7 +188,7 @@ class _Work:
     def progress(
         self,
         stages: list[StageSpec],
-        pending: deque[StageSpec],
+        pending: Collection[StageSpec],
         doing: str,
         stage: StageSpec | None = None,
         run: Progress | None = None,
@@ -228,7 +241,7 @@ class _Work:
                 return result
         data = [_data(share.component) for share in stage.mixture.shares]
         teachers = [self._network(teacher) for teacher in stage.guide.teachers] if stage.guide else []
-        saver = _StoreSaver(self.store, stage.digest)
+        saver = _StoreSaver(self.store, stage.run.digest)
         earlier = [s for s in pending if isinstance(s, PretrainSpec) and 0 < s.steps < stage.steps]
         checkpoints = {
             other.steps: functools.partial(self._checkpoint, other, started)
@@ -248,11 +261,15 @@ class _Work:
         except Diverged as diverged:
             result = self._result(started) | {"status": "diverged", "diverged_at": diverged.step}
             self.store.put(stage, result)
+            if stage.until:  # what a run does before its checkpoint it does in any case
+                self.store.put(stage.run, result)
+                self._computed(stage.run, result, started)
             saver.drop()
             return result
         result = self._trained(stage, started, run.seconds) | {"loss_curve": run.loss_curve}
         self.store.put(stage, result, {"weights": run.network.state_dict()})
-        saver.drop()
+        if stage.until is None or self.settled(stage.run):
+            saver.drop()
         self._keep(stage, run.network)
         return result
 

@@ -28,6 +28,8 @@ from trainables.spec import (
     PretrainSpec,
     ProbeSpec,
     RetentionSpec,
+    Rung,
+    RungCell,
     Source,
     Training,
     TrajectorySpec,
@@ -418,3 +420,78 @@ def test_a_run_that_diverged_has_no_trajectory_and_the_trial_ends(tmp_path, trai
     trained.clear()
     assert run_trial(trial, store, device="cpu").computed == 0
     assert trained == []
+
+
+# Rungs ----------------------------------------------------------------------------------------------------------------
+
+
+def with_rungs(trial, *steps):
+    """The trial, looked at after so many steps."""
+
+    def at(probe, until):
+        return replace(probe, members=tuple(replace(member, until=until) for member in probe.members))
+
+    rungs = [
+        Rung(
+            steps=until,
+            cells=tuple(
+                RungCell(seed=c.seed, component=c.component, transfer=at(c.transfer, until), direct=c.direct)
+                for c in trial.cells
+            ),
+        )
+        for until in steps
+    ]
+    return replace(trial, rungs=tuple(rungs))
+
+
+def until_rung(trial, store, position, events):
+    """Go on to a rung, stop there."""
+    steps = trial_steps(
+        trial, store, device="cpu", note=lambda event, **what: events.append(what["digest"]), report_every_s=0
+    )
+    reached = next(progress for progress in steps if progress.rung == position)
+    steps.close()
+    return reached
+
+
+def test_a_trial_that_is_measured_on_its_way_ends_as_one_that_is_not_bit_for_bit(tmp_path):
+    plain, trial = small_trial(seeds=(0, 1)), with_rungs(small_trial(seeds=(0, 1)), 10, 30)
+    run_trial(plain, Store(tmp_path / "plain"), device="cpu")
+    store = Store(tmp_path / "rungs")
+    reached = [p.rung for p in trial_steps(trial, store, device="cpu") if p.rung is not None]
+    assert reached == [0, 1]
+    assert trial.digest == plain.digest
+    assert measured(store, plain) == measured(Store(tmp_path / "plain"), plain)
+    for cell in plain.cells:
+        member = cell.transfer.members[0]
+        assert equal(weights_of(store, member), weights_of(Store(tmp_path / "plain"), member))
+
+
+def test_a_trial_stopped_at_a_rung_goes_on_from_there_when_it_is_asked_for_again(tmp_path, trained):
+    plain = small_trial()
+    trial = with_rungs(plain, 20)
+    store, events = Store(tmp_path), []
+    until_rung(trial, store, 0, events)
+    checkpoint = trial.rungs[0].cells[0].transfer.members[0]
+    assert checkpoint.digest in events
+    assert store.get("pretrain", checkpoint.run.digest) is None
+    before = len(trained)
+    seen = []
+    for progress in trial_steps(plain, store, device="cpu", report_every_s=0):
+        if ", step " in progress.doing and "digits 50 % + odd 50 %" in progress.doing:
+            seen.append(int(progress.doing.split(", step ")[1].split(" ")[0]))
+    assert min(seen) > 20, "the steps before the rung are not done again"
+    assert [spec.digest for spec in trained[before:]].count(checkpoint.run.digest) == 1
+    run_trial(plain, Store(tmp_path / "plain"), device="cpu")
+    assert measured(store, plain) == measured(Store(tmp_path / "plain"), plain)
+    assert not list((tmp_path / "state").iterdir())
+
+
+def test_a_run_that_diverges_before_its_rung_has_diverged_as_a_whole(tmp_path, trained):
+    trial = with_rungs(small_trial(learning_rate=1e12), 60)
+    store = Store(tmp_path)
+    run_trial(trial, store, device="cpu")
+    run = trial.rungs[0].cells[0].transfer.members[0].run
+    assert store.get("pretrain", run.digest)["status"] == "diverged"
+    assert store.get("probe", trial.rungs[0].cells[0].transfer.digest) is None
+    assert run.digest not in [spec.digest for spec in trained]
