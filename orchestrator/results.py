@@ -215,7 +215,7 @@ def _row(
     teachers = [lookup("pretrain", digest) for digest in cell["teachers"]]
     found = {name: (lookup("probe", cell[name]) if cell[name] else None) or {} for name in PROBES}
     transfer, random_init = found["transfer"], found["random_init"]
-    baseline, direct, lost = _baseline(cell["baselines"], lookup)
+    baseline, direct, lost = chosen_baseline(cell["baselines"], lookup)
     status, error = _status(cell, [*members, *teachers], found, direct, lost, state, lookup)
     first = next((member for member in members if member), {})
     runs = [*(lookup("pretrain", digest) for digest in cell["paid"]), *teachers]
@@ -288,7 +288,7 @@ def _row(
     return {name: row.get(name) for name in COLUMNS}
 
 
-def _baseline(
+def chosen_baseline(
     baselines: Sequence[Mapping[str, Any]], lookup: Lookup
 ) -> tuple[Mapping[str, Any], Mapping[str, Any], str | None]:
     """The baseline of the budget that validation prefers, the first of equals: which it is, and its probe.
