@@ -7,7 +7,10 @@ happened and no two processes write the same file; readers merge them by time. T
 
     sweep   started, finished or interrupted                              written by the driver
     stage   computed, with seconds, trial, host; or set aside as damaged  written by whoever computed it
-    trial   finished, failed, with the error and the tail of its log      written by the driver
+    asked   a search has asked for a trial: the trial as plan.json has it  written by the driver
+    rung    what a trial had reached on its way, by which it was judged    written by the driver
+    trial   finished, failed, with the error and the tail of its log,
+            or stopped early                                               written by the driver
 """
 
 from __future__ import annotations
@@ -69,13 +72,27 @@ class Journal:
 
         What failed before that has been tried again since, or waits to be.
         """
-        states: dict[str, dict[str, Any]] = {}
+        return {event["trial"]: event for event in self._since_start() if event["event"] == "trial"}
+
+    def rungs(self, rule: str) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
+        """What trials had reached on their way in all runs of the sweep, and the last `stopped` event of those that
+        were stopped and never finished since, by digest; both under one rule of early stopping."""
+        reached: list[dict[str, Any]] = []
+        stopped: dict[str, dict[str, Any]] = {}
         for event in self.events():
-            if event["event"] == "sweep" and event["state"] == "started":
-                states.clear()
+            if event["event"] == "rung" and event["rule"] == rule:
+                reached.append(event)
             elif event["event"] == "trial":
-                states[event["trial"]] = event
-        return states
+                stopped.pop(event["trial"], None)
+                if event["status"] == "stopped" and event["rule"] == rule:
+                    stopped[event["trial"]] = event
+        return reached, stopped
+
+    def _since_start(self) -> list[dict[str, Any]]:
+        """The events since the sweep was last started."""
+        events = self.events()
+        starts = [i for i, e in enumerate(events) if e["event"] == "sweep" and e["state"] == "started"]
+        return events[starts[-1] :] if starts else events
 
     def write_plan(self, text: str, plan: Mapping[str, Any]) -> None:
         """Keep the sweep's text and what was planned from it."""
@@ -83,14 +100,19 @@ class Journal:
         self.store.write(f"{self.folder}/plan.json", json.dumps(plan, allow_nan=False).encode())
 
     def plan(self) -> dict[str, Any]:
-        """What was planned last. Raises UnknownSweep."""
+        """What was planned last, and what a search has asked for since. Raises UnknownSweep."""
         try:
-            return dict(json.loads(self.store.read(f"{self.folder}/plan.json")))
+            plan = dict(json.loads(self.store.read(f"{self.folder}/plan.json")))
         except FileNotFoundError:
             known = ", ".join(self.store.names("sweeps")) or "none"
             raise UnknownSweep(
                 f"storage {self.store.location!r} has no sweep {self.sweep!r}; it has: {known}"
             ) from None
+        if plan.get("search"):
+            planned = {trial["digest"] for trial in plan["trials"]}
+            asked = [e["plan"] for e in self._since_start() if e["event"] == "asked"]
+            plan["trials"] += [trial for trial in asked if trial["digest"] not in planned]
+        return plan
 
     def text(self) -> str:
         """The sweep that was planned last, as YAML."""

@@ -14,9 +14,9 @@ import tempfile
 import threading
 import traceback
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -27,6 +27,7 @@ for _name, _value in {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON or TensorBoard files beside the store
     "TUNE_GLOBAL_CHECKPOINT_S": "600",  # Tune's own state is not what we restart from
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # the objective is known at rungs alone
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leave CUDA_VISIBLE_DEVICES alone: trials without a GPU use none
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run`, workers use this environment, not a copy of the folder
@@ -36,24 +37,59 @@ for _name, _value in {
 
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
+from ray.tune.schedulers import (  # noqa: E402
+    AsyncHyperBandScheduler,
+    FIFOScheduler,
+    HyperBandScheduler,
+    MedianStoppingRule,
+    TrialScheduler,
+)
+from ray.tune.search import Searcher  # noqa: E402
 
+from orchestrator import capacity, stopping  # noqa: E402
+from orchestrator.stopping import Stopping  # noqa: E402
 from trainables.errors import UserError  # noqa: E402
-from trainables.spec import TrialSpec  # noqa: E402
+from trainables.spec import Rung, TrialSpec  # noqa: E402
 
 MAX_WORKER_DEATHS = 3  # a trial is started again this often when its worker or node dies
 LOG_TAIL_LINES = 30
 OBJECT_STORE_BYTES = 200 * 2**20  # specs and reports are small; data and results do not pass through Ray
 REPORT_EVERY_S = 1.0
 CONNECT_S = 5.0
+TRIALS_A_RUN = 1000  # Tune keeps 60 kB of every trial that it has run: after so many it is started anew
+PENDING = "TUNE_MAX_PENDING_TRIALS_PG"
 CARRIED_VARIABLES = ("BOTTLENECK_DATA", "BOTTLENECK_CACHE", "OMP_NUM_THREADS")
 
 
-class Observer(Protocol):
-    """Told what happens to trials, on Ray Tune's loop: every method returns at once."""
+@dataclass(frozen=True, kw_only=True)
+class End:
+    """How a trial came to its end: with all its stages, if nothing is said here."""
+
+    error: str | None = None  # of a trial that failed
+    log: str | None = None  # its tail
+    stopped_at: int | None = None  # the steps after which early stopping ended it
+
+    @property
+    def status(self) -> str:
+        """In one word."""
+        return "failed" if self.error else "ok" if self.stopped_at is None else "stopped"
+
+
+class Trials(Protocol):
+    """Where trials come from, and who hears of them. Called on Ray Tune's loop: every method returns at once."""
+
+    def room(self, at_once: int) -> None:
+        """So many trials can be under way at the same time, on the cluster at its largest."""
+
+    def next(self) -> TrialSpec | None:
+        """The trial to start now; None: none, or not yet."""
+
+    def exhausted(self) -> bool:
+        """Whether `next` has no trial any more, whatever happens to those that run."""
 
     def trial_started(self, digest: str) -> None: ...
     def trial_progress(self, digest: str, report: Mapping[str, Any]) -> None: ...
-    def trial_ended(self, digest: str, error: str | None, log: str | None) -> None: ...
+    def trial_ended(self, digest: str, end: End) -> None: ...
 
 
 class LaunchError(UserError):
@@ -61,14 +97,14 @@ class LaunchError(UserError):
 
 
 def launch(
-    trials: Sequence[TrialSpec],
+    trials: Trials,
     *,
     storage: str,
     sweep: str,
     cpus: float,
     gpus: float,
-    observer: Observer,
     interrupted: threading.Event,
+    early_stopping: Stopping | None = None,
 ) -> None:
     """Run trials to their end, in the order given as resources come free; returns early once interrupted.
 
@@ -78,37 +114,72 @@ def launch(
         cpus, gpus: what one trial takes; part of a GPU is possible.
         interrupted: set by the first Ctrl-C or SIGTERM. Running trials then save their state and stop. A second
             Ctrl-C raises KeyboardInterrupt.
+        early_stopping: ends trials at their rungs that do worse than others did there; None: none.
 
     Raises:
         LaunchError: no machine of the cluster can hold a trial.
     """
-    with _cluster(cpus, gpus), tempfile.TemporaryDirectory(prefix="bottleneck-tune-") as scratch:
-        trainable = tune.with_resources(
-            tune.with_parameters(
-                TrialActor, trials={t.digest: t for t in trials}, storage=storage, sweep=sweep, cpus=cpus, gpus=gpus
-            ),
-            {"cpu": cpus, "gpu": gpus},
-        )
-        tuner = tune.Tuner(
-            trainable,
-            param_space={"trial": tune.grid_search([t.digest for t in trials])},
-            tune_config=tune.TuneConfig(
-                reuse_actors=True,
-                trial_name_creator=lambda trial: trial.config["trial"][:12],
-                trial_dirname_creator=lambda trial: trial.config["trial"][:12],
-            ),
-            run_config=tune.RunConfig(
-                name="sweep",
-                storage_path=scratch,
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                failure_config=tune.FailureConfig(max_failures=MAX_WORKER_DEATHS),
-                callbacks=[_Reporter(observer, interrupted)],
-                verbose=0,
-            ),
-        )
-        with _first_interrupt_ends_in_order(interrupted):
-            if not interrupted.is_set():
+    with _cluster(cpus, gpus), _first_interrupt_ends_in_order(interrupted):
+        at_once = max(1, capacity.of_this_cluster(cpus, gpus, ray.nodes()))
+        os.environ.setdefault(PENDING, str(max(at_once, 2)))  # what is pending is what an autoscaler makes room for
+        trials.room(at_once)
+        while not trials.exhausted() and not interrupted.is_set():
+            with tempfile.TemporaryDirectory(prefix="bottleneck-tune-") as scratch:
+                actor = tune.with_parameters(
+                    TrialActor, storage=storage, sweep=sweep, cpus=cpus, gpus=gpus, early_stopping=early_stopping
+                )
+                # A scheduler's memory ends with Tune's run, so with one there is one run.
+                most = None if early_stopping else max(TRIALS_A_RUN, 20 * at_once)
+                tuner = tune.Tuner(
+                    tune.with_resources(actor, {"cpu": cpus, "gpu": gpus}),
+                    tune_config=tune.TuneConfig(
+                        search_alg=_Queue(trials, most),
+                        scheduler=_scheduler(early_stopping),
+                        num_samples=-1,  # as many as come
+                        reuse_actors=True,
+                        trial_name_creator=lambda trial: trial.config["trial"][:12],
+                        trial_dirname_creator=lambda trial: trial.config["trial"][:12],
+                    ),
+                    run_config=tune.RunConfig(
+                        name="sweep",
+                        storage_path=scratch,
+                        checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                        failure_config=tune.FailureConfig(max_failures=MAX_WORKER_DEATHS),
+                        callbacks=[_Reporter(trials, interrupted)],
+                        verbose=0,
+                    ),
+                )
                 tuner.fit()
+
+
+class _Queue(Searcher):  # type: ignore[misc]
+    """Our trials as Tune's suggestions. A trial's spec travels through the object store, and leaves it at its end."""
+
+    def __init__(self, trials: Trials, most: int | None) -> None:
+        super().__init__()
+        self._trials, self._left = trials, most
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if self._left == 0 or self._trials.exhausted():
+            return str(Searcher.FINISHED)
+        trial = self._trials.next()
+        if trial is None:
+            return None
+        if self._left is not None:
+            self._left -= 1
+        return {"trial": trial.digest, "spec": ray.put(trial)}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """`_Reporter` passes it on."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: a sweep continues from its store."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, as well."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
 
 
 class TrialActor(tune.Trainable):  # type: ignore[misc]
@@ -117,11 +188,11 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
     def setup(
         self,
         config: dict[str, Any],
-        trials: Mapping[str, TrialSpec],
         storage: str,
         sweep: str,
         cpus: float,
         gpus: float,
+        early_stopping: Stopping | None,
     ) -> None:
         import torch
 
@@ -129,27 +200,27 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         from trainables.store import Store
 
         torch.set_num_threads(max(1, int(cpus)))
-        self._trials = trials
+        self._early_stopping = early_stopping
         self._device = "cuda" if gpus else "cpu"  # a GPU that the sweep did not ask for belongs to someone else
         self._store = Store(storage)
         self._journal = Journal(self._store, sweep)
         self._log = _LogTail()
         logging.getLogger().addHandler(self._log)
-        self._begin(config["trial"])
+        self._begin(config["spec"])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._steps.close()
-        self._begin(new_config["trial"])
+        self._begin(new_config["spec"])
         return True
 
-    def _begin(self, digest: str) -> None:
+    def _begin(self, spec: Any) -> None:
         from trainables.trial import trial_steps
 
-        self._digest = digest
+        self._trial: TrialSpec = ray.get(spec)
         self._events: list[dict[str, Any]] = []
         self._log.lines.clear()
         self._steps = trial_steps(
-            self._trials[digest],
+            self._trial,
             self._store,
             device=self._device,
             note=self._note,
@@ -157,15 +228,17 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         )
 
     def _note(self, event: str, **what: Any) -> None:
-        self._journal.write(event, trial=self._digest, **what)
+        self._journal.write(event, trial=self._trial.digest, **what)
         self._events.append({"event": event, **what})
 
     def step(self) -> dict[str, Any]:
         """Go on until there is something new to report."""
         report: dict[str, Any] = {"error": None, "log": None}
         try:
-            report |= asdict(next(self._steps))
-            report["done"] = report["stages_done"] == report["stages_total"]
+            progress = next(self._steps)
+            report |= asdict(progress) | {"done": progress.finished}
+            if progress.rung is not None and self._early_stopping:
+                report |= self._at_rung(self._early_stopping, self._trial.rungs[progress.rung])
         except Exception as error:
             last = traceback.extract_tb(error.__traceback__)[-1]
             report["error"] = _clean(f"{type(error).__name__}: {error} ({Path(last.filename).name}:{last.lineno})")
@@ -173,6 +246,19 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
             report["done"] = True
         report["events"], self._events = self._events, []
         return report
+
+    def _at_rung(self, early_stopping: Stopping, rung: Rung) -> dict[str, Any]:
+        """The objective where the trial stands; what has none, because a network diverged, is at its end."""
+        value = early_stopping.objective_at(rung, self._store.get)
+        if value is None:
+            return {"done": True, "stopped_at": rung.steps}
+        return {"rung_steps": rung.steps, TIME: rung.steps / early_stopping.unit, OBJECTIVE: value}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: what a paused trial has done is in the store."""
+
+    def load_checkpoint(self, checkpoint_dir: Any) -> None:
+        """Nothing, as well: the trial goes on from the store."""
 
     def cleanup(self) -> None:
         self._steps.close()
@@ -197,8 +283,8 @@ class _LogTail(logging.Handler):
 class _Reporter(tune.Callback):  # type: ignore[misc]
     """Ray's words into ours."""
 
-    def __init__(self, observer: Observer, interrupted: threading.Event) -> None:
-        self._observer, self._interrupted = observer, interrupted
+    def __init__(self, trials: Trials, interrupted: threading.Event) -> None:
+        self._trials, self._interrupted = trials, interrupted
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune writes its callbacks down to restore them; nothing of ours is restored from there
@@ -208,22 +294,98 @@ class _Reporter(tune.Callback):  # type: ignore[misc]
             os.kill(os.getpid(), signal.SIGUSR1)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._observer.trial_started(trial.config["trial"])
+        self._trials.trial_started(trial.config["trial"])
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        self._observer.trial_progress(trial.config["trial"], result)
+        self._trials.trial_progress(trial.config["trial"], result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         last = trial.last_result or {}
-        self._observer.trial_ended(trial.config["trial"], last.get("error"), last.get("log"))
+        if last.get("error") or last.get("finished"):
+            self._ended(trial, End(error=last.get("error"), log=last.get("log")))
+        elif stopped_at := last.get("stopped_at") or last.get("rung_steps"):
+            self._ended(trial, End(stopped_at=stopped_at))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         log = _tail_of(trial.error_file) or ""
         last = log.strip().splitlines()[-1:] or ["without a word"]
         error = f"its worker died {MAX_WORKER_DEATHS + 1} times, the last time: {last[0]}"
-        self._observer.trial_ended(trial.config["trial"], error, log)
+        self._ended(trial, End(error=error, log=log))
+
+    def _ended(self, trial: Any, end: End) -> None:
+        self._trials.trial_ended(trial.config["trial"], end)
+        trial.config["spec"] = None  # Tune keeps the trial; the object store need not keep its spec
+
+
+# Early stopping -------------------------------------------------------------------------------------------------------
+
+TIME, OBJECTIVE = "rungs_passed", "objective"  # what schedulers read of a report; only those of a rung have them
+
+
+def _scheduler(early_stopping: Stopping | None) -> TrialScheduler:
+    if early_stopping is None:
+        return FIFOScheduler()
+    rule, mode = early_stopping.rule, "min" if early_stopping.objective.minimised else "max"
+    told = {"time_attr": TIME, "metric": OBJECTIVE, "mode": mode}
+    scheduler: _AtRungs
+    if isinstance(rule, stopping.Asha):
+        scheduler = _Asha(
+            **told, max_t=early_stopping.longest, grace_period=1, reduction_factor=rule.asha.reduction_factor
+        )
+    elif isinstance(rule, stopping.Median):
+        scheduler = _Median(**told, grace_period=0, min_samples_required=rule.median.min_trials)
+    else:
+        scheduler = _HyperBand(**told, max_t=early_stopping.longest, reduction_factor=rule.hyperband.reduction_factor)
+    for trial, steps, value in early_stopping.history:
+        scheduler.replay(trial, {TIME: steps / early_stopping.unit, OBJECTIVE: value})
+    return scheduler
+
+
+class _AtRungs:
+    """A scheduler that looks at a trial once at each of its rungs.
+
+    Between rungs a trial reports its progress, and a trial that starts again after the loss of its worker comes by its
+    rungs a second time.
+    """
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        seen: set[tuple[str, float]] = self.__dict__.setdefault("seen", set())
+        if OBJECTIVE not in result or (trial.trial_id, result[TIME]) in seen:
+            return str(TrialScheduler.CONTINUE)
+        seen.add((trial.trial_id, result[TIME]))
+        return str(super().on_trial_result(tune_controller, trial, result))  # type: ignore[misc]
+
+    def replay(self, trial: str, result: Mapping[str, Any]) -> None:
+        """Take in what an earlier run of the sweep found at a rung."""
+
+
+class _Asha(_AtRungs, AsyncHyperBandScheduler):  # type: ignore[misc]
+    def replay(self, trial: str, result: Mapping[str, Any]) -> None:
+        earlier = _Earlier(trial)
+        self.on_trial_add(None, earlier)
+        super().on_trial_result(None, earlier, dict(result))
+
+
+class _Median(_AtRungs, MedianStoppingRule):  # type: ignore[misc]
+    def replay(self, trial: str, result: Mapping[str, Any]) -> None:
+        self._results[_Earlier(trial)].append(dict(result))
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        if OBJECTIVE in result:  # the last report of a failed trial says nothing
+            super().on_trial_complete(tune_controller, trial, result)
+
+
+class _HyperBand(_AtRungs, HyperBandScheduler):  # type: ignore[misc]
+    """Brackets are made of trials that run side by side: those of an earlier run say nothing to it."""
+
+
+@dataclass(frozen=True)
+class _Earlier:
+    """A trial of an earlier run of the sweep, as schedulers know trials."""
+
+    trial_id: str
 
 
 def _tail_of(path: str | None) -> str | None:

@@ -121,6 +121,11 @@ class Objective(
         """Whether less is better."""
         return self._asked[0] != "accuracy"
 
+    @property
+    def compares(self) -> bool:
+        """Whether it compares with the direct baselines."""
+        return self._asked[0] == "gap"
+
     def value(self, scores: Sequence[Score], compute: float | None) -> float | None:
         """The number, from means over seeds; None where it cannot be computed.
 

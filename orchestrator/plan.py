@@ -9,11 +9,11 @@ import contextlib
 import gc
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from orchestrator import space, transfer
+from orchestrator import space, stopping, transfer
 from orchestrator.space import Point
 from orchestrator.sweep import Image, Sweep
 from trainables import checkpoints, representation
@@ -30,6 +30,8 @@ from trainables.spec import (
     PretrainSpec,
     ProbeSpec,
     RetentionSpec,
+    Rung,
+    RungCell,
     Source,
     StageSpec,
     Training,
@@ -150,10 +152,10 @@ def plan(sweep: Sweep, components: Mapping[str, Component]) -> Plan:
         SweepError: two components have the same examples, or a weight is too small for a single example.
     """
     _require_distinct(sweep, components)
-    builder = _Builder(sweep, components)
+    planner = Planner(sweep, components)
     sizes = {name: component.num_train for name, component in components.items()}
     with _no_collections():
-        trials = tuple(builder.trial(point) for point in space.points(sweep, sizes))
+        trials = tuple(planner.trial(point) for point in space.points(sweep, sizes))
     return Plan(sweep=sweep, components=components, trials=trials)
 
 
@@ -184,17 +186,18 @@ def _require_distinct(sweep: Sweep, components: Mapping[str, Component]) -> None
 Compared = tuple[tuple[ProbeSpec, ...], ProbeSpec]
 
 
-class _Builder:
-    """Makes trials; parts that trials share are made once, so that their digests are computed once."""
+class Planner:
+    """Makes the trials of a sweep; parts that trials share are made once, so that their digests are computed once."""
 
     def __init__(self, sweep: Sweep, components: Mapping[str, Component]) -> None:
-        self._sweep, self._components = sweep, components
+        self.sweep, self._components = sweep, components
         self._contents = {name: c.content for name, c in components.items()}
         self._transfers = sweep.transfer.specs()
         self._image_shape = next(iter(components.values())).image_shape
         self._memo: dict[Any, Any] = {}
 
     def trial(self, point: Point) -> TrialSpec:
+        """The trial at a point of the design. Raises SweepError: a weight is too small for a single example."""
         design = Design(
             mixture=point.weights,
             ordering=point.ordering.label,
@@ -213,12 +216,12 @@ class _Builder:
         untrained, first = self._untrained(point), self._transfers[0]
         pretraining = self._pretraining(point)
         cells = []
-        for seed in self._sweep.seeds:
+        for seed in self.sweep.seeds:
             members = representation.members(point.representation, pretraining(seed))
             for name, component in self._components.items():
                 compared = comparisons[seed, name]
-                retention = self._retention(point, seed, name, members, compared[0]) if self._sweep.retention else None
-                trajectory = self._trajectory(members, component, compared[0]) if self._sweep.trajectory else None
+                retention = self._retention(point, seed, name, members, compared[0]) if self.sweep.retention else None
+                trajectory = self._trajectory(members, component, compared[0]) if self.sweep.trajectory else None
                 for (asked, reading), (directs, random_init) in zip(readings, compared, strict=True):
                     primary = asked is first
                     cells.append(
@@ -237,7 +240,31 @@ class _Builder:
                             trajectory=trajectory if primary else None,
                         )
                     )
-        return TrialSpec(design=design, cells=tuple(cells))
+        return TrialSpec(design=design, cells=tuple(cells), rungs=self._rungs(point, cells))
+
+    def _rungs(self, point: Point, cells: Sequence[Cell]) -> tuple[Rung, ...]:
+        """Where a trial is looked at on its way. Networks that share its steps are as far along, each of its own."""
+        asked = self.sweep.early_stopping
+        if asked is None:
+            return ()
+
+        def until(member: PretrainSpec, steps: int) -> PretrainSpec:
+            own = max(1, steps * member.training.steps // point.steps)
+            return replace(member, until=own) if own < member.training.steps else member
+
+        def at(cell: Cell, steps: int) -> RungCell:
+            transfer = ProbeSpec(
+                members=tuple(until(member, steps) for member in cell.transfer.members),
+                component=cell.transfer.component,
+                transfer=_of_baseline(cell.transfer.transfer),
+            )
+            direct = cell.direct if self.sweep.objective.compares else None
+            return RungCell(seed=cell.seed, component=cell.component, transfer=transfer, direct=direct)
+
+        return tuple(
+            Rung(steps=steps, cells=tuple(at(cell, steps) for cell in cells if cell.primary))
+            for steps in stopping.settings(asked).rungs(point.steps)
+        )
 
     def _pretraining(self, point: Point) -> Callable[[int], representation.Pretraining]:
         """How the networks of a point are pretrained, by the seed of the replicate."""
@@ -290,12 +317,12 @@ class _Builder:
                 self._memo[key] = mixture_of(
                     dict(weights),
                     self._components,
-                    num_examples=steps * self._sweep.pretrain.batch_size,
+                    num_examples=steps * self.sweep.pretrain.batch_size,
                     train_examples=train_examples,
-                    label_space=self._sweep.label_space,
+                    label_space=self.sweep.label_space,
                 )
             except ValueError as error:
-                raise self._sweep.error("vary.mixture", str(error)) from error
+                raise self.sweep.error("vary.mixture", str(error)) from error
         return self._memo[key]  # type: ignore[no-any-return]
 
     def _ordering(self, point: Point) -> Ordering:
@@ -316,8 +343,8 @@ class _Builder:
     def _training(self, point: Point, steps: int, *, deficit: bool = True) -> Training:
         key = ("training", point.training.label, steps, deficit)
         if key not in self._memo:
-            training = point.training.of(self._sweep.pretrain).training(steps)
-            training = replace(training, precision="bfloat16" if self._sweep.resources.gpu else "float32")
+            training = point.training.of(self.sweep.pretrain).training(steps)
+            training = replace(training, precision="bfloat16" if self.sweep.resources.gpu else "float32")
             if not deficit:
                 training = replace(training, deficit=Training.deficit, deficit_window=Training.deficit_window)
             self._memo[key] = training
@@ -326,7 +353,7 @@ class _Builder:
     def _comparisons(self, point: Point) -> Mapping[tuple[int, str], tuple[Compared, ...]]:
         """By (seed, component), for every protocol, what its rows are compared with; most points share them."""
         architecture = self._architecture(point)
-        drawn = (point.weights, point.train_examples) if self._sweep.direct.kind == "same_examples" else None
+        drawn = (point.weights, point.train_examples) if self.sweep.direct.kind == "same_examples" else None
         key = ("comparisons", point.steps, point.representation, architecture.digest, point.training.label, drawn)
         if key not in self._memo:
             self._memo[key] = {
@@ -334,7 +361,7 @@ class _Builder:
                     (self._directs(point, name, seed, asked), self._random_init(point, seed, name, reading))
                     for asked, reading in self._readings(point)
                 )
-                for seed in self._sweep.seeds
+                for seed in self.sweep.seeds
                 for name in self._components
             }
         return self._memo[key]  # type: ignore[no-any-return]
@@ -346,7 +373,7 @@ class _Builder:
         """
         asked = _of_baseline(asked)
         found = []
-        for steps in self._sweep.direct.budgets(point.steps):
+        for steps in self.sweep.direct.budgets(point.steps):
             baseline = self._baseline(point, name, seed, steps)
             if baseline is not None:
                 found.append(self._probe(("direct", baseline.digest), (baseline,), name, asked))
@@ -358,8 +385,8 @@ class _Builder:
         `same_steps`: as many steps, all its examples. `same_examples`: as many steps, only the examples that the
         mixture drew from it; None if it drew none. `full`: all its examples, as many steps as serve it best.
         """
-        drawn = self._drawn(point, name) if self._sweep.direct.kind == "same_examples" else None
-        if self._sweep.direct.kind == "same_examples" and drawn is None:
+        drawn = self._drawn(point, name) if self.sweep.direct.kind == "same_examples" else None
+        if self.sweep.direct.kind == "same_examples" and drawn is None:
             return None
         architecture = self._architecture(point)
         key = ("baseline", name, steps, drawn, architecture.digest, point.training.label, seed)
@@ -399,7 +426,7 @@ class _Builder:
                     name,
                     asked,
                 )
-                for seed in self._sweep.seeds
+                for seed in self.sweep.seeds
                 for name in self._components
             }
         return self._memo[key]  # type: ignore[no-any-return]
@@ -425,9 +452,9 @@ class _Builder:
     def _retention(
         self, point: Point, seed: int, name: str, members: tuple[PretrainSpec, ...], compared: Compared
     ) -> RetentionSpec:
-        asked = self._sweep.retention
+        asked = self.sweep.retention
         assert asked, "nothing is measured that is not asked for"
-        seeds = self._sweep.seeds
+        seeds = self.sweep.seeds
         other = seeds[(seeds.index(seed) + 1) % len(seeds)]
         directs, random_init = compared
         direct = directs[0].members[0] if directs else None
@@ -445,7 +472,7 @@ class _Builder:
         self, members: tuple[PretrainSpec, ...], component: Component, compared: Compared
     ) -> TrajectorySpec | None:
         """Of the first member, from its initialisation to its end; None for a network that is not trained."""
-        asked, run = self._sweep.trajectory, members[0].run
+        asked, run = self.sweep.trajectory, members[0].run
         assert asked, "nothing is measured that is not asked for"
         if not run.mixture.shares:
             return None
@@ -621,6 +648,13 @@ def costs(plan: Plan, sizes: Mapping[str, NetworkSize]) -> dict[str, tuple[Stage
     cost = _Cost(sizes)
     unique = {stage.digest: stage for trial in plan.trials for stage in trial.stages()}
     return {digest: (stage, cost.flops(stage)) for digest, stage in unique.items()}
+
+
+def training_flops(trial: TrialSpec, sizes: Mapping[str, NetworkSize]) -> float:
+    """Floating point operations of the pretrainings that a trial's representations need, for one seed."""
+    cost = _Cost(sizes)
+    runs = {run.digest: run for cell in trial.cells for run in in_order(cell.transfer.requires)}
+    return sum(map(cost.flops, runs.values())) / len({cell.seed for cell in trial.cells})
 
 
 class _Cost:

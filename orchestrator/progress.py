@@ -34,7 +34,9 @@ class State:
     to_do: dict[str, tuple[str, float]] = field(default_factory=dict)  # digest -> (kind, FLOPs) of missing stages
     finished_trials: int = 0
     failed_trials: int = 0
+    stopped_trials: int = 0  # early
     computed: int = 0
+    on_the_way: int = 0  # of them, measurements at rungs, which are not among `stages`
     running: dict[str, tuple[str, float]] = field(default_factory=dict)  # trial -> (what it does, examples/s)
     worst: tuple[str, float, float | None, float | None, int] | None = None  # where, gap, interval, seeds
     warning: str = ""
@@ -52,10 +54,19 @@ class State:
             else:
                 self.warning = f"{event['event']}: {event.get('entry', '')}"
 
-    def trial_ended(self, trial: str, failed: bool) -> None:
+    def trial_ended(self, trial: str, status: str) -> None:
+        """`status`: ok, failed, or stopped early."""
         self.running.pop(trial, None)
-        self.finished_trials += not failed
-        self.failed_trials += failed
+        self.finished_trials += status == "ok"
+        self.failed_trials += status == "failed"
+        self.stopped_trials += status == "stopped"
+
+    def add_stages(self, to_do: Mapping[str, tuple[str, float]], stored: int) -> None:
+        """A search has asked for a trial with these stages to do, and so many that the store has."""
+        new = {digest: stage for digest, stage in to_do.items() if digest not in self.to_do}
+        self.to_do |= new
+        self.stages += len(new) + stored
+        self.stored += stored
 
     def gaps(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Look at a finished trial's rows for the worst mean gap so far."""
@@ -76,6 +87,11 @@ class State:
     def examples_per_second(self) -> float:
         return sum(rate for _, rate in list(self.running.values()))
 
+    @property
+    def stages_done(self) -> int:
+        """Of `stages`, those that the store has by now."""
+        return self.stored + self.computed - self.on_the_way
+
     def seconds_left(self) -> float | None:
         """From the mean speed of each kind of stage so far and the stages still missing; None: too early to tell."""
         if not self.to_do:
@@ -90,6 +106,7 @@ class State:
 
     def _computed(self, digest: str, seconds: float) -> None:
         self.computed += 1
+        self.on_the_way += digest not in self.to_do
         kind, flops = self.to_do.pop(digest, ("probe", 0.0))
         spent, done = self._rates.get(kind, (0.0, 0.0))
         self._rates[kind] = (spent + seconds, done + flops)
@@ -101,9 +118,11 @@ class State:
         trials = f"{self.finished_trials} of {self.trials} done, {len(self.running)} running"
         if self.failed_trials:
             trials += f", {self.failed_trials} failed"
+        if self.stopped_trials:
+            trials += f", {self.stopped_trials} stopped early"
         found = [
             ("trials", trials),
-            ("stages", f"{self.stored + self.computed} of {self.stages}, {self.stored} reused from the store"),
+            ("stages", f"{self.stages_done} of {self.stages}, {self.stored} reused from the store"),
             ("time", f"{passed}, about {duration(left)} left" if left else passed),
         ]
         if self.examples_per_second:
@@ -181,7 +200,7 @@ def _panel(state: State) -> RenderableType:
             Text("  now", style="dim"),
             Text(f"{doing}{speed}", style="cyan", overflow="ellipsis", no_wrap=True),
         )
-    done = state.stored + state.computed
+    done = state.stages_done
     # The bar ends without a new line of its own, and would swallow the first row.
     bar = Padding(ProgressBar(total=max(1, state.stages), completed=done), 0)
     return Group(Text(state.sweep, style="bold"), bar, grid)

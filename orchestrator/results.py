@@ -143,8 +143,8 @@ COLUMNS: Mapping[str, Column] = {
     "examples_per_second": Column("Float64", "shown in pretraining, per second"),
     "device": Column("string", "what it ran on"),
     # Where it comes from
-    "status": Column("string", "ok, pending, failed or diverged"),
-    "error": Column("string", "why a trial failed, or when it diverged"),
+    "status": Column("string", "ok, pending, failed, diverged, or stopped early"),
+    "error": Column("string", "why a trial failed, when it diverged, or where it was stopped"),
     "digest": Column("string", "first 12 digits of the transfer probe's digest"),
     "pretrain_digest": Column("string", "of the mixture's pretraining, members joined by +"),
     "direct_digest": Column("string", "of the direct baseline's pretraining"),
@@ -374,15 +374,15 @@ def _status(
     whole = measured or state.get("status") == "ok"
     if found["transfer"] and found["random_init"] and (direct or not cell["direct"]) and whole:
         return "ok", None
-    if state.get("status") == "failed":
-        return "failed", state.get("error")
+    if state.get("status") in ("failed", "stopped"):
+        return state["status"], state.get("error")
     return "pending", None
 
 
 def trial_status(rows: Iterable[Mapping[str, Any]]) -> str:
     """A trial is pending until all its rows have an outcome, and then has the worst of them."""
     present = {row["status"] for row in rows}
-    return next((status for status in ("pending", "failed", "diverged") if status in present), "ok")
+    return next((status for status in ("pending", "failed", "diverged", "stopped") if status in present), "ok")
 
 
 def trial_statuses(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:

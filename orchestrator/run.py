@@ -12,24 +12,27 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator import results
+from orchestrator import results, space
+from orchestrator.driver import Driver
 from orchestrator.journal import Journal
-from orchestrator.plan import Plan, costs, schedule
+from orchestrator.plan import Plan
 from orchestrator.progress import Display, State, duration
 from orchestrator.settings import without_password
+from orchestrator.stopping import Stopping
 from orchestrator.sweep import Sweep, resolved
-from orchestrator.tracking import Tracker, trial_record
+from orchestrator.tracking import Tracker
+from orchestrator.work import Work
 from trainables.facts import NetworkSize
-from trainables.spec import PretrainSpec, StageSpec, in_order
 from trainables.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from orchestrator.proposals import Proposals
 
 TRACKING_GRACE_S = 60.0  # how long the end of a sweep waits for MLflow
 STOPPED_GRACE_S = 5.0  # the same when it is stopped at once
@@ -79,22 +82,26 @@ def run(
     name = plan.sweep.name
     journal = Journal(store, name)
     with journal.only_driver():
-        flops = costs(plan, sizes)
         lookup = results.store_lookup(store)
-        there = store.existing((stage.kind, digest) for digest, (stage, _) in flops.items())
-        # Read, not only seen: an entry that fails its checksum is set aside here, and is computed again.
-        stored = {digest for digest in there if lookup(flops[digest][0].kind, digest) is not None}
+        work = Work(plan, store, lookup, sizes)
+        search = _search(plan, journal, lookup, work)
+        if search:
+            plan = replace(plan, trials=search.trials)
+        early_stopping, stopped = _early_stopping(plan.sweep, journal)
+        stages = work.of(plan.trials)
+        missing = [trial for trial in stages.missing if trial.digest not in stopped]
         state = State(
             sweep=name,
-            trials=len(plan.trials),
-            stages=len(flops),
-            stored=len(stored),
+            trials=search.wanted if search else len(plan.trials),
+            stages=stages.total,
+            stored=stages.stored,
             started=started,
+            to_do=dict(stages.to_do),
         )
-        plan_json = plan.as_json()
+        plan_json = plan.as_json() | (search.as_json() if search else {})
         text = sweep_text(plan.sweep)
         journal.write_plan(text, plan_json)
-        journal.write("sweep", state="started", stages=len(flops), stored=len(stored))
+        journal.write("sweep", state="started", stages=stages.total, stored=stages.stored)
         tracker = Tracker(
             tracking_uri,
             plan_json,
@@ -102,26 +109,33 @@ def run(
             sweep_text=text,
         )
         tracker.start()
-        never = _never(flops, lookup)
-        missing = schedule(plan, sizes, stored | never)
-        state.to_do = {d: (stage.kind, cost) for d, (stage, cost) in flops.items() if d not in stored | never}
         interrupted = threading.Event()
-        driver = _Driver(plan_json, lookup, journal, state, tracker)
+        driver = Driver(
+            plan_json,
+            lookup=lookup,
+            journal=journal,
+            state=state,
+            tracker=tracker,
+            work=work,
+            search=search,
+            early_stopping=early_stopping,
+        )
         with driver, Display(state, live=live):
-            driver.record_unchanged({a.trial.digest for a in missing})
-            if missing:
+            driver.begin(plan.trials, missing, stopped)
+            if not driver.exhausted():
                 # Ray takes seconds to import, and a finished sweep has no need of it.
                 from orchestrator import launch
 
+                told = {trial.digest for trial in missing}
                 try:
                     launch.launch(
-                        [assignment.trial for assignment in missing],
+                        driver,
                         storage=store.folder or store.location,
                         sweep=name,
                         cpus=plan.sweep.resources.cpu,
                         gpus=plan.sweep.resources.gpu,
-                        observer=driver,
                         interrupted=interrupted,
+                        early_stopping=early_stopping and early_stopping.without(told),
                     )
                 except BaseException:  # a second Ctrl-C too: leave nothing that looks as if it were running
                     journal.write("sweep", state="interrupted")
@@ -136,13 +150,13 @@ def run(
             "storage": store.location,
             "tracking": without_password(tracking_uri),
             "stages computed in this run": str(state.computed),
-            "stages reused from the store": str(len(stored)),
+            "stages reused from the store": str(state.stored),
             "wall clock of this run": duration(seconds),
             "trials": ", ".join(f"{count} {status}" for status, count in sorted(trials.items())),
         }
         with written(store, plan_json, text, outcome_rows, provenance) as artifacts:
             tracker.finish(
-                "KILLED" if interrupted.is_set() else "FINISHED" if set(trials) == {"ok"} else "FAILED",
+                "KILLED" if interrupted.is_set() else "FINISHED" if set(trials) <= {"ok", "stopped"} else "FAILED",
                 artifacts,
                 {f"trials/{status}": float(count) for status, count in trials.items()},
                 TRACKING_GRACE_S,
@@ -158,73 +172,29 @@ def run(
             table=outcome_rows,
             trials=trials,
             computed=state.computed,
-            stored=len(stored),
+            stored=state.stored,
             interrupted=interrupted.is_set(),
             report=store.path(f"{journal.folder}/report.html"),
         )
 
 
-def _never(flops: Mapping[str, tuple[StageSpec, float]], lookup: results.Lookup) -> set[str]:
-    """What rests on a network that diverged will never be there, and is nothing to wait for."""
-    lost: set[str] = set()
-    never: set[str] = set()
-    for stage in in_order(stage for stage, _ in flops.values()):
-        if any(required.digest in lost for required in stage.requires):
-            never.add(stage.digest)
-            lost.add(stage.digest)
-        elif isinstance(stage, PretrainSpec) and (lookup(stage.kind, stage.digest) or {}).get("status") == "diverged":
-            lost.add(stage.digest)
-    return never
+def _search(plan: Plan, journal: Journal, lookup: results.Lookup, work: Work) -> Proposals | None:
+    """The sweep's search with what it asked for in earlier runs; None: all trials of the sweep are planned."""
+    if not isinstance(plan.sweep.search, getattr(space, "Optuna", ())):
+        return None
+    from orchestrator.proposals import Proposals  # imports Optuna
+
+    return Proposals(plan, journal, lookup, work)
 
 
-class _Driver:
-    """Hears of trials on Ray's loop; reads their results and passes them on from a thread of its own."""
-
-    def __init__(
-        self, plan: Mapping[str, Any], lookup: results.Lookup, journal: Journal, state: State, tracker: Tracker
-    ) -> None:
-        self._plan, self._lookup, self._journal = plan, lookup, journal
-        self._state, self._tracker = state, tracker
-        self._trials = {trial["digest"]: trial for trial in plan["trials"]}
-        self._thread = ThreadPoolExecutor(1, "recorder")
-        self._recordings: list[Future[None]] = []
-
-    def __enter__(self) -> _Driver:
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self._thread.shutdown()
-        if kind is None:
-            for recording in self._recordings:
-                recording.result()  # raises what went wrong on the thread
-
-    def record_unchanged(self, missing: set[str]) -> None:
-        """Pass on the trials that the store has whole."""
-        for digest in self._trials:
-            if digest not in missing:
-                self._state.trial_ended(digest, failed=False)
-                self._recordings.append(self._thread.submit(self._record, digest, {}))
-
-    def trial_started(self, digest: str) -> None:
-        self._state.trial_started(digest)
-
-    def trial_progress(self, digest: str, report: Mapping[str, Any]) -> None:
-        self._state.trial_progress(digest, report)
-
-    def trial_ended(self, digest: str, error: str | None, log: str | None) -> None:
-        self._state.trial_ended(digest, failed=error is not None)
-        status = {"status": "failed" if error else "ok", "error": error, "log": log}
-        self._recordings.append(self._thread.submit(self._ended, digest, status))
-
-    def _ended(self, digest: str, status: Mapping[str, Any]) -> None:
-        self._journal.write("trial", trial=digest, **status)
-        self._record(digest, status)
-
-    def _record(self, digest: str, status: Mapping[str, Any]) -> None:
-        trial = self._trials[digest]
-        rows = results.trial_rows(self._plan, trial, self._lookup, {digest: status})
-        self._state.gaps(rows)
-        self._tracker.log(trial_record(self._plan, trial, rows, self._lookup))
+def _early_stopping(sweep: Sweep, journal: Journal) -> tuple[Stopping | None, dict[str, dict[str, Any]]]:
+    """Early stopping with what earlier runs of the sweep found, and the last events of the trials that it stopped."""
+    if sweep.early_stopping is None:
+        return None, {}
+    most = sweep.vary.most_steps(sweep.pretrain.steps)
+    rule = Stopping(rule=sweep.early_stopping, objective=sweep.objective, most_steps=most)
+    reached, stopped = journal.rungs(rule.name)
+    return replace(rule, history=tuple((e["trial"], e["steps"], e["objective"]) for e in reached)), stopped
 
 
 @contextlib.contextmanager

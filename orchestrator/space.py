@@ -406,6 +406,12 @@ class Vary(Model):
         )
         return math.prod(len(axis) for axis in (*axes, self.steps or (None,)) if isinstance(axis, tuple))
 
+    def most_steps(self, default: int) -> int:
+        """The steps of the longest pretraining."""
+        if self.steps is None:
+            return default
+        return self.steps.range[1] if isinstance(self.steps, CountRange) else max(self.steps)
+
     def fewest_steps(self, default: int) -> int:
         """The steps of the shortest pretraining."""
         if self.steps is None:

@@ -42,7 +42,10 @@ from orchestrator.model import (
     nearest,
     show,
 )
-from orchestrator.space import Grid, Search, Vary
+from orchestrator.objectives import Objective
+from orchestrator.space import Grid, Random, Search, Vary
+from orchestrator.stopping import FOLLOWED, EarlyStopping, HyperBand, Rule
+from orchestrator.stopping import settings as stopping_rule
 from orchestrator.training import Pretrain
 from orchestrator.transfer import LINEAR, Transfer
 from trainables import representation, spec
@@ -310,9 +313,18 @@ class Sweep(Model):
         Trajectory | None, BeforeValidator(_switched, json_schema_input_type=bool | Trajectory | None)
     ] = Field(None, description="measure trajectories: true, or their settings")
     search: Search = Field(Grid(), description="grid: every point of the design; random: a sample of them")
+    early_stopping: EarlyStopping | None = Field(
+        None, description="end trials on their way that do worse than others did; by default none is"
+    )
     resources: Resources = Field(Resources(), description="what one trial is given")
 
     _origin: _Origin = PrivateAttr(_Origin())
+
+    @property
+    def objective(self) -> Objective:
+        """What trials are compared by on their way: what early stopping asks for, else what the search does."""
+        rule: Rule | None = stopping_rule(self.early_stopping) if self.early_stopping else None
+        return (rule and rule.objective) or Objective("worst_gap")
 
     @property
     def text(self) -> str:
@@ -343,6 +355,7 @@ class Sweep(Model):
             yield from _mixture_problems(self)
             yield from _ordering_problems(self)
             yield from _axis_problems(self)
+            yield from _early_stopping_problems(self)
 
 
 # What is impossible together ------------------------------------------------------------------------------------------
@@ -456,6 +469,44 @@ def _axis_problems(sweep: Sweep) -> Iterator[Problem]:
     for position, change in enumerate(sweep.vary.training):
         for problem in change.problems_with(sweep.pretrain):
             yield Problem(("vary", "training", position, *problem.loc), problem.message)
+
+
+def _early_stopping_problems(sweep: Sweep) -> Iterator[Problem]:
+    if sweep.early_stopping is None:
+        return
+    ((word, rule),) = list(sweep.early_stopping)
+    fewest = sweep.vary.fewest_steps(sweep.pretrain.steps)
+    if rule.grace_steps >= fewest:
+        yield Problem(
+            ("early_stopping", word, "grace_steps"),
+            f"found {rule.grace_steps}; the shortest pretraining has {fewest} steps, and a rung lies before its end",
+        )
+    for position, choice in enumerate(sweep.vary.representation):
+        if representation.parse(choice.label)[0] not in FOLLOWED:
+            yield Problem(
+                ("vary", "representation", position),
+                f"found {show(choice)}; with early_stopping {listing(FOLLOWED, 'or')} is possible, whose networks are "
+                "trained side by side",
+            )
+    objective = sweep.objective
+    for _, name in objective.mentions():
+        if name not in sweep.components:
+            yield Problem(
+                ("early_stopping", word, "objective"),
+                f"found an unknown component {show(name)}; {known(name, [*sweep.components])}",
+            )
+    if sweep.direct.kind == "same_examples" and objective.compares:
+        yield Problem(
+            ("early_stopping",),
+            f"found {objective.label} as its objective; with direct: {{kind: same_examples}} a component without "
+            "weight has no baseline: an accuracy, or another kind of baseline, is possible",
+        )
+    if isinstance(sweep.early_stopping, HyperBand) and not isinstance(sweep.search, Grid | Random):
+        yield Problem(
+            ("early_stopping",),
+            "found hyperband, whose brackets wait for more trials than a search has under way; asha or median is "
+            "possible",
+        )
 
 
 def _first_problem(error: ValidationError, root: document.Node) -> str:

@@ -74,7 +74,7 @@ PLAN = "bottleneck.plan"  # on the parent: sha256 of the plan and the sweep's te
 PARENT_RUN = "mlflow.parentRunId"  # nests a child below its parent in MLflow's pages
 NOTE = "mlflow.note.content"
 EXPERIMENT_KIND = "mlflow.experimentKind"  # lets MLflow's pages open with the table of runs
-RUN_STATUS = {"ok": "FINISHED", "failed": "FAILED", "diverged": "FAILED"}
+RUN_STATUS = {"ok": "FINISHED", "failed": "FAILED", "diverged": "FAILED", "stopped": "KILLED"}
 
 
 class TrackingError(UserError):
@@ -89,7 +89,7 @@ class TrialRecord:
     """Everything that the run of one trial shows."""
 
     digest: str
-    status: str  # ok, failed, diverged; pending: there is nothing to show yet
+    status: str  # ok, failed, diverged, stopped; pending: there is nothing to show yet
     name: str  # of the run, one line for people
     params: Mapping[str, str]  # the design
     metrics: Mapping[str, float]  # means over seeds

@@ -31,6 +31,7 @@ ACCURACIES = ("transfer_accuracy", "direct_probe_accuracy", "direct_accuracy", "
 REASONS = {  # why a row has no gap: columns of a summary, and how people say them
     "failed": "failed",
     "diverged": "diverged",
+    "stopped": "stopped early",
     "pending": "pending",
     "invalid": "invalid",
     "no_baseline": "without a baseline",
@@ -127,7 +128,7 @@ def summarise(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         trials: designs with a gap, averaged within each seed.
         uneven: some of these seeds lack a gap for some of these designs, so the seeds are not alike.
         transfer_accuracy, direct_probe_accuracy, direct_accuracy, random_init_accuracy: means over seeds.
-        rows, failed, diverged, pending, invalid, no_baseline: rows in the group, and those without a gap by reason.
+        rows: in the group. failed, diverged, stopped, pending, invalid, no_baseline: of them, without a gap by reason.
     """
     numbered, found = _numbered(table, by)
     reason = reasons(numbered)

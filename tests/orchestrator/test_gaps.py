@@ -115,7 +115,7 @@ def test_rows_that_are_not_ok_enter_no_mean_and_are_counted():
     rows.append(row(seed=8) | {"gap": None, "invalid": "the direct network is dead"})
     found = gaps.per_component(table(*rows)).iloc[0]
     assert found["gap"] == pytest.approx(0.15)
-    assert [found[name] for name in ("n", "rows", *gaps.REASONS)] == [2, 8, 1, 1, 2, 1, 1]
+    assert [found[name] for name in ("n", "rows", *gaps.REASONS)] == [2, 8, 1, 1, 0, 2, 1, 1]
 
 
 def test_a_group_without_a_gap_has_absent_numbers_and_no_zeros():

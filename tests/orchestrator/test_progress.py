@@ -30,8 +30,8 @@ def test_trials_are_counted_as_they_start_end_and_fail():
     found = state()
     found.trial_started("a")
     found.trial_started("b")
-    found.trial_ended("a", failed=False)
-    found.trial_ended("b", failed=True)
+    found.trial_ended("a", "ok")
+    found.trial_ended("b", "failed")
     found.trial_started("c")
     assert dict(found.lines(8.0))["trials"] == "1 of 4 done, 1 running, 1 failed"
     assert dict(found.lines(8.0))["stages"] == "2 of 5, 2 reused from the store"
