@@ -7,7 +7,6 @@ class beside its siblings. How many examples a share comes to is `trainables/mix
 
 from __future__ import annotations
 
-import itertools
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,9 +29,11 @@ from orchestrator.model import (
     Weights,
     expect,
     impossible,
+    listing,
     mapping,
     show,
 )
+from orchestrator.simplex import MAX_CORNERS, Region
 from trainables.mixture import shares_of
 
 Mixtures: TypeAlias = Iterator[tuple[float, ...]]  # (K,) shares
@@ -87,6 +88,18 @@ class Weighted(MixtureKind, RootModel[Weights]):
         yield tuple(float(shares.get(name, 0)) for name in names)
 
 
+class SumBounds(Model):
+    """Bounds on the summed share of a group of components."""
+
+    components: Annotated[tuple[Name, ...], Listed(Name)] = Field(description="the components whose shares are summed")
+    min: Share = Field(0.0, description="lowest sum")
+    max: Share = Field(1.0, description="highest sum")
+
+    def problems(self) -> Iterator[Problem]:
+        if self.min > self.max:
+            yield Problem(("min",), f"found {self.min:g}; its max is {self.max:g}, which is lower")
+
+
 class SimplexGrid(Model):
     """Every mixture whose shares are multiples of 1/resolution, corners included, within the bounds."""
 
@@ -98,19 +111,27 @@ class SimplexGrid(Model):
     components: Annotated[tuple[Name, ...], Listed(Name)] | None = Field(
         None, description="the components that have weight; by default all"
     )
+    sums: Annotated[tuple[SumBounds, ...], Listed(SumBounds, empty=True)] = Field(
+        (), description="bounds on summed shares; two groups are apart, or one is inside the other"
+    )
+    corners: Annotated[bool, expect("true or false")] = Field(
+        True,
+        description="begin a search (optuna, sobol) with the centroid and the corners of the region; the corners only "
+        f"where there are at most {MAX_CORNERS}",
+    )
 
-    def bounds(self, names: Sequence[str]) -> list[tuple[int, int]]:
-        """(K, 2) lowest and highest share of each component, in multiples of 1/resolution."""
+    def region(self, names: Sequence[str]) -> Region:
+        """The mixtures of these components, as multiples of 1/resolution."""
         chosen = names if self.components is None else self.components
-        return [
-            (
-                math.ceil(exact(self.min.get(name, 0.0)) * self.resolution),
-                math.floor(exact(self.max.get(name, 1.0)) * self.resolution),
-            )
-            if name in chosen
-            else (0, 0)
+        bounds = {
+            name: self._multiples(self.min.get(name, 0.0), self.max.get(name, 1.0)) if name in chosen else (0, 0)
             for name in names
-        ]
+        }
+        sums = [(frozenset(group.components), self._multiples(group.min, group.max)) for group in self.sums]
+        return Region(self.resolution, bounds, sums)
+
+    def _multiples(self, low: float, high: float) -> tuple[int, int]:
+        return math.ceil(exact(low) * self.resolution), math.floor(exact(high) * self.resolution)
 
     def problems(self) -> Iterator[Problem]:
         for name, low in self.min.items():
@@ -120,10 +141,19 @@ class SimplexGrid(Model):
             for name in bounds:
                 if self.components is not None and name not in self.components:
                     yield Problem((key, name), f"found {name!r}, which `components` leaves out; remove it from one")
+        for position, group in enumerate(self.sums):
+            for earlier in self.sums[:position]:
+                one, other = set(group.components), set(earlier.components)
+                if one & other and not (one <= other or other <= one):
+                    message = (
+                        f"found {show(group.components)}, which overlaps {show(earlier.components)}; groups that are "
+                        "apart, or one inside the other, are possible"
+                    )
+                    yield Problem(("sums", position, "components"), message)
 
 
 class Simplex(MixtureKind, Model):
-    """A lattice over the simplex of mixtures."""
+    """The mixtures of a bounded simplex: a lattice in a grid, a region in a search."""
 
     simplex: SimplexGrid = Field(description="a lattice over the simplex of mixtures")
 
@@ -132,27 +162,28 @@ class Simplex(MixtureKind, Model):
             yield from ((("simplex", key, name), name) for name in getattr(self.simplex, key))
         for position, name in enumerate(self.simplex.components or ()):
             yield ("simplex", "components", position), name
+        for position, group in enumerate(self.simplex.sums):
+            for place, name in enumerate(group.components):
+                yield ("simplex", "sums", position, "components", place), name
 
     def support(self, names: Sequence[str]) -> set[str]:
-        bounds = self.simplex.bounds(names)
-        spare = self.simplex.resolution - sum(low for low, _ in bounds)
-        return {name for name, (low, high) in zip(names, bounds, strict=True) if min(high, low + spare) > 0}
+        return set(self.simplex.region(names).support)
 
     def count(self, names: Sequence[str]) -> int:
-        return lattice_size(self.simplex.resolution, self.simplex.bounds(names))
+        return self.simplex.region(names).size
 
     def mixtures(self, names: Sequence[str], sizes: Mapping[str, int]) -> Mixtures:
         resolution = self.simplex.resolution
-        for multiples in lattice(resolution, self.simplex.bounds(names)):
+        for multiples in self.simplex.region(names):
             yield tuple(multiple / resolution for multiple in multiples)
 
     def problems_among(self, names: Sequence[str]) -> Iterator[Problem]:
         if self.count(names) == 0:
-            bounds = [f"{key} {show(value)}" for key in ("min", "max") if (value := getattr(self.simplex, key))]
+            bounds = [f"{key} {show(value)}" for key in ("min", "max", "sums") if (value := getattr(self.simplex, key))]
             yield Problem(
                 ("simplex",),
                 f"found no mixture of multiples of 1/{self.simplex.resolution} within "
-                f"{' and '.join(bounds)}; widen the bounds or raise the resolution",
+                f"{listing(bounds)}; widen the bounds or raise the resolution",
             )
 
 
@@ -261,28 +292,6 @@ MixtureChoice: TypeAlias = Annotated[
     Weighted | Simplex | Dirichlet | LeaveOneOut | Proportional | Temperature,
     Choose(MIXTURES, Weighted, "a mapping of components to relative weights"),
 ]
-
-
-def lattice(total: int, bounds: Sequence[tuple[int, int]]) -> Iterator[tuple[int, ...]]:
-    """Every tuple of whole numbers with that sum, each within its (low, high), in lexicographic order."""
-    if not bounds:
-        if total == 0:
-            yield ()
-        return
-    (low, high), rest = bounds[0], bounds[1:]
-    least, most = sum(low for low, _ in rest), sum(high for _, high in rest)
-    for first in range(max(low, total - most), min(high, total - least) + 1):
-        for others in lattice(total - first, rest):
-            yield (first, *others)
-
-
-def lattice_size(total: int, bounds: Sequence[tuple[int, int]]) -> int:
-    """How many tuples `lattice` has, counted without making them."""
-    ways = [1] + [0] * total  # ways[t]: tuples over the components so far that sum to t
-    for low, high in bounds:
-        upto = [0, *itertools.accumulate(ways)]
-        ways = [upto[max(t - low + 1, 0)] - upto[max(t - max(high, low - 1), 0)] for t in range(total + 1)]
-    return ways[total]
 
 
 def exact(value: float) -> Fraction:

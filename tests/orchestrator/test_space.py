@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import component
 
-from orchestrator.mixtures import lattice, lattice_size
 from orchestrator.orderings import ORDERINGS
+from orchestrator.simplex import Region
 from orchestrator.space import Point, ordering_of, points
 from orchestrator.sweep import Sweep, SweepError, parse
 from orchestrator.training import TrainingChange
@@ -102,7 +102,7 @@ def test_a_simplex_with_bounds_has_exactly_the_points_within_them(resolution, pe
         f"{key}: {{{', '.join(f'{name}: {p[i] / 100}' for name, p in zip('abc', percents, strict=True))}}}"
         for i, key in enumerate(("min", "max"))
     )
-    whole = set(lattice(resolution, [(0, resolution)] * 3))
+    whole = set(Region(resolution, dict.fromkeys("abc", (0, resolution))))
     within = {
         multiples
         for multiples in whole
@@ -127,11 +127,6 @@ def test_bounds_are_the_decimals_that_were_written():
 
 def test_a_simplex_of_some_components_gives_the_others_no_weight():
     assert mixtures("{simplex: {resolution: 1, components: [c, a]}}") == [(0.0, 0.0, 1.0), (1.0, 0.0, 0.0)]
-
-
-@given(st.integers(0, 15), st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=4))
-def test_the_size_of_a_lattice_is_the_number_of_its_points(total, bounds):
-    assert lattice_size(total, bounds) == len(list(lattice(total, bounds)))
 
 
 @given(st.floats(0.01, 100), st.integers(0, 2**32 - 1))
