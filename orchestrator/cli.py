@@ -456,8 +456,14 @@ def _price_lines(found: Price, planned: Plan) -> list[tuple[str, str]]:
 
     counts = {spoken: getattr(found, name) for name, spoken in STAGE_COUNTS.items()}
     unique = f"{found.stages:,} unique stages: " + ", ".join(f"{n:,} {spoken}" for spoken, n in counts.items() if n)
+    from orchestrator.space import Optuna
+
+    searched = ", chosen as results come in: what follows is of as many like them"
     return [
-        ("trials", f"{found.trials:,} with {_seeds(planned)}"),
+        (
+            "trials",
+            f"{found.trials:,} with {_seeds(planned)}{searched if isinstance(planned.sweep.search, Optuna) else ''}",
+        ),
         ("work", unique),
         ("alone", f"{found.alone:,} stages, if every trial ran alone and shared nothing"),
         ("stored", f"{found.stored:,} of them are in the store"),

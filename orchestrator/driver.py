@@ -165,7 +165,7 @@ class Driver:
             self._journal.write("asked", trial=asked.trial.digest, plan=kept)
             self._plan["trials"].append(kept)
             self._trials[asked.trial.digest] = kept
-            self._state.add_stages(stages.to_do, stages.stored)
+            self._state.add_stages(stages.to_do, stages.total, stages.stored)
             if stages.to_do:
                 self._queue.append(asked.trial)
             else:

@@ -7,6 +7,7 @@ computed is in the store, so a trial that starts again goes on from there, and a
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import socket
@@ -335,7 +336,10 @@ def _scheduler(early_stopping: Stopping | None) -> TrialScheduler:
             **told, max_t=early_stopping.longest, grace_period=1, reduction_factor=rule.asha.reduction_factor
         )
     elif isinstance(rule, stopping.Median):
-        scheduler = _Median(**told, grace_period=0, min_samples_required=rule.median.min_trials)
+        # Never paused for others to catch up: every trial that waits is a worker that starts again.
+        scheduler = _Median(
+            **told, grace_period=0, min_samples_required=rule.median.min_trials, min_time_slice=math.inf
+        )
     else:
         scheduler = _HyperBand(**told, max_t=early_stopping.longest, reduction_factor=rule.hyperband.reduction_factor)
     for trial, steps, value in early_stopping.history:
@@ -408,7 +412,7 @@ def _cluster(cpus: float, gpus: float) -> Iterator[None]:
         _require_answer(address)
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **options)
-    except (ConnectionError, RuntimeError) as error:
+    except Exception as error:  # a node that did not start in time is a bare Exception
         raise LaunchError(f"Ray cannot be started: {' '.join(str(error).split())}") from error
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     try:

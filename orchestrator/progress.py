@@ -61,11 +61,15 @@ class State:
         self.failed_trials += status == "failed"
         self.stopped_trials += status == "stopped"
 
-    def add_stages(self, to_do: Mapping[str, tuple[str, float]], stored: int) -> None:
-        """A search has asked for a trial with these stages to do, and so many that the store has."""
-        new = {digest: stage for digest, stage in to_do.items() if digest not in self.to_do}
-        self.to_do |= new
-        self.stages += len(new) + stored
+    def add_stages(self, to_do: Mapping[str, tuple[str, float]], stages: int, stored: int) -> None:
+        """A search has asked for a trial.
+
+        Args:
+            to_do: its missing stages, as those of the state.
+            stages, stored: how many stages no earlier trial had, and how many of them the store has.
+        """
+        self.to_do |= to_do
+        self.stages += stages
         self.stored += stored
 
     def gaps(self, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -18,7 +18,7 @@ from orchestrator.journal import Journal, UnknownSweep
 from orchestrator.plan import Plan, Planner, trial_json
 from orchestrator.results import Lookup
 from orchestrator.search import Optimiser, Proposal
-from orchestrator.space import Optuna, point_of
+from orchestrator.space import Optuna, Point
 from orchestrator.sweep import Sweep
 from orchestrator.work import Work
 from trainables.spec import TrialSpec
@@ -54,7 +54,7 @@ class Proposals:
         """
         assert isinstance(plan.sweep.search, Optuna), "only a search with an optimiser proposes"
         self._asked = plan.sweep.search.optuna
-        self._sweep, self._planner = plan.sweep, Planner(plan.sweep, plan.components)
+        self._plan, self._planner = plan, Planner(plan.sweep, plan.components)
         self._optimiser = Optimiser(plan.sweep, {name: c.num_train for name, c in plan.components.items()})
         self._journal, self._lookup, self._work = journal, lookup, work
         self._open: dict[str, list[Proposal]] = {}  # trial -> its proposals that have not been told
@@ -74,7 +74,7 @@ class Proposals:
 
     def as_json(self) -> dict[str, Any]:
         """What the sweep's plan says of the search."""
-        return {"search": _identity(self._sweep), "trials": [asked.as_json() for asked in self.earlier]}
+        return {"search": _identity(self._plan.sweep), "trials": [asked.as_json() for asked in self.earlier]}
 
     def next(self) -> Asked | None:
         """The next trial that is not known yet; None: there is none any more."""
@@ -82,6 +82,8 @@ class Proposals:
             if len(self._open) + len(self._told) >= self.wanted:
                 return None
             proposal = self._optimiser.ask()
+            if proposal is None:
+                return None
             trial = self._planner.trial(proposal.point)
             if trial.digest in self._told:
                 self._told[trial.digest](proposal)
@@ -111,7 +113,7 @@ class Proposals:
         if scores is None:
             return None, []
         compute = self._work.training_flops(trial)
-        found = [objective.value(scores, compute) for objective in self._asked.objectives]
+        found = [objective.value(scores, compute) for objective in self._asked.objective]
         values = [value for value in found if value is not None]
         violations = [constraint.violation(scores, compute) for constraint in self._asked.constraints]
         return (values if len(values) == len(found) else None), violations
@@ -129,12 +131,16 @@ class Proposals:
 
     def _warmed(self, sweep: str) -> int:
         """Tell the optimiser what a sweep found, as far as it lies in this space; returns how many trials that is."""
+        plan = Journal(self._journal.store, sweep).plan()
+        contents = {name: component["content"] for name, component in plan["components"].items()}
+        if contents != {name: component.content for name, component in self._plan.components.items()}:
+            return 0
         count = 0
-        for kept in Journal(self._journal.store, sweep).plan()["trials"]:
-            point = point_of(self._sweep, kept["design"])
+        for kept in plan["trials"]:
+            point = _point(self._plan.sweep, kept["design"])
             if point is not None:
                 values, violations = self._reached(self._planner.trial(point), kept["cells"])
-                count += values is not None and bool(self._optimiser.warm(point, values, violations))
+                count += values is not None and self._optimiser.warm(point, values, violations)
         return count
 
 
@@ -146,6 +152,22 @@ def _history(journal: Journal, sweep: Sweep) -> list[dict[str, Any]]:
         return []
     same = plan.get("search") == _identity(sweep)
     return [trial for trial in plan["trials"] if same and "proposal" in trial]
+
+
+def _point(sweep: Sweep, design: Mapping[str, Any]) -> Point | None:
+    """A trial of another sweep as a point of this one; None: this sweep has no such ordering or training."""
+    ordering = next((choice for choice in sweep.vary.ordering if choice.label == design["ordering"]), None)
+    training = next((change for change in sweep.vary.training if change.label == design["training"]), None)
+    if ordering is None or training is None:
+        return None
+    same = {name: design[name] for name in ("architecture", "width", "depth", "representation", "steps")}
+    return Point(
+        weights=tuple((name, design["mixture"][name]) for name in sweep.components),
+        ordering=ordering,
+        training=training,
+        train_examples=design["train_examples"],
+        **same,
+    )
 
 
 def _identity(sweep: Sweep) -> str:

@@ -16,12 +16,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator import results, space
+from orchestrator import results
 from orchestrator.driver import Driver
 from orchestrator.journal import Journal
 from orchestrator.plan import Plan
 from orchestrator.progress import Display, State, duration
 from orchestrator.settings import without_password
+from orchestrator.space import Optuna
 from orchestrator.stopping import Stopping
 from orchestrator.sweep import Sweep, resolved
 from orchestrator.tracking import Tracker
@@ -180,7 +181,7 @@ def run(
 
 def _search(plan: Plan, journal: Journal, lookup: results.Lookup, work: Work) -> Proposals | None:
     """The sweep's search with what it asked for in earlier runs; None: all trials of the sweep are planned."""
-    if not isinstance(plan.sweep.search, getattr(space, "Optuna", ())):
+    if not isinstance(plan.sweep.search, Optuna):
         return None
     from orchestrator.proposals import Proposals  # imports Optuna
 

@@ -43,7 +43,7 @@ from orchestrator.model import (
     show,
 )
 from orchestrator.objectives import Objective
-from orchestrator.space import Grid, Random, Search, Vary
+from orchestrator.space import Grid, Optuna, Search, Vary
 from orchestrator.stopping import FOLLOWED, EarlyStopping, HyperBand, Rule
 from orchestrator.stopping import settings as stopping_rule
 from orchestrator.training import Pretrain
@@ -324,7 +324,10 @@ class Sweep(Model):
     def objective(self) -> Objective:
         """What trials are compared by on their way: what early stopping asks for, else what the search does."""
         rule: Rule | None = stopping_rule(self.early_stopping) if self.early_stopping else None
-        return (rule and rule.objective) or Objective("worst_gap")
+        if rule and rule.objective:
+            return rule.objective
+        sought = self.search.optuna.objective if isinstance(self.search, Optuna) else ()
+        return next((objective for objective in sought if objective.label != "compute"), Objective("worst_gap"))
 
     @property
     def text(self) -> str:
@@ -501,7 +504,7 @@ def _early_stopping_problems(sweep: Sweep) -> Iterator[Problem]:
             f"found {objective.label} as its objective; with direct: {{kind: same_examples}} a component without "
             "weight has no baseline: an accuracy, or another kind of baseline, is possible",
         )
-    if isinstance(sweep.early_stopping, HyperBand) and not isinstance(sweep.search, Grid | Random):
+    if isinstance(sweep.early_stopping, HyperBand) and isinstance(sweep.search, Optuna):
         yield Problem(
             ("early_stopping",),
             "found hyperband, whose brackets wait for more trials than a search has under way; asha or median is "

@@ -18,8 +18,8 @@ class Stages:
     """The stages of some trials, each once."""
 
     to_do: dict[str, tuple[str, float]]  # digest -> (kind, FLOPs)
-    stored: int  # in the store
-    total: int
+    stored: int  # in the store, of those that had not been asked about before
+    total: int  # that had not been asked about before
     missing: tuple[TrialSpec, ...]  # the trials that have something to do, the longest first
 
 
@@ -33,6 +33,7 @@ class Work:
             sizes: of the networks that were measured so far, by the digest of their architecture.
         """
         self._plan, self._store, self._lookup, self._sizes = plan, store, lookup, dict(sizes)
+        self._known: set[str] = set()  # digests of stages that have been asked about
 
     def of(self, trials: Iterable[TrialSpec]) -> Stages:
         """What rests on a network that diverged will never be there, and is not to be done."""
@@ -43,10 +44,12 @@ class Work:
         # Read, not only seen: an entry that fails its checksum is set aside here, and is computed again.
         stored = {digest for digest in there if self._lookup(flops[digest][0].kind, digest) is not None}
         settled = stored | self._never(flops)
+        new = flops.keys() - self._known
+        self._known |= new
         return Stages(
             to_do={d: (stage.kind, cost) for d, (stage, cost) in flops.items() if d not in settled},
-            stored=len(stored),
-            total=len(flops),
+            stored=len(stored & new),
+            total=len(new),
             missing=tuple(assignment.trial for assignment in schedule(plan, self._sizes, settled)),
         )
 
