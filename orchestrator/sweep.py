@@ -20,7 +20,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError
 
 from orchestrator import document
 from orchestrator.document import SweepError as SweepError  # what `read` raises
-from orchestrator.mixtures import MIXTURES
+from orchestrator.mixtures import MIXTURES, Simplex
 from orchestrator.model import (
     MAX_POINTS,
     Count,
@@ -42,13 +42,15 @@ from orchestrator.model import (
     nearest,
     show,
 )
-from orchestrator.space import Grid, Search, Vary
+from orchestrator.simplex import MAX_COUNTED
+from orchestrator.space import Grid, Optuna, Search, Sobol, Vary
 from orchestrator.training import Pretrain
 from orchestrator.transfer import LINEAR, Transfer
 from trainables import representation, spec
 
 MAX_BYTES = 1_000_000  # of one sweep file
 MAX_SEEDS = 10_000
+MAX_LISTED = 10_000  # mixtures of one kind beside a simplex, or to choose among, in a search with coordinates
 
 
 # Reading and writing --------------------------------------------------------------------------------------------------
@@ -309,7 +311,10 @@ class Sweep(Model):
     trajectory: Annotated[
         Trajectory | None, BeforeValidator(_switched, json_schema_input_type=bool | Trajectory | None)
     ] = Field(None, description="measure trajectories: true, or their settings")
-    search: Search = Field(Grid(), description="grid: every point of the design; random: a sample of them")
+    search: Search = Field(
+        Grid(),
+        description="grid: every point of the design; random, sobol: a sample of it; optuna: what its sampler chooses",
+    )
     resources: Resources = Field(Resources(), description="what one trial is given")
 
     _origin: _Origin = PrivateAttr(_Origin())
@@ -401,6 +406,9 @@ def _name_problems(sweep: Sweep) -> Iterator[Problem]:
                     hint = nearest(name, [*names, *MIXTURES] if len(loc) == 1 else names)
                     message = f"found an unknown component {show(name)}; {known('', names)}"
                     yield Problem(("vary", axis, position, *loc), message + (f"; {hint}" if hint else ""))
+    for loc, name in sweep.search.mentions() if isinstance(sweep.search, Optuna) else ():
+        if name not in names:
+            yield Problem(("search", "optuna", *loc), f"found an unknown component {show(name)}; {known(name, names)}")
 
 
 def _mixture_problems(sweep: Sweep) -> Iterator[Problem]:
@@ -408,6 +416,9 @@ def _mixture_problems(sweep: Sweep) -> Iterator[Problem]:
     for position, choice in enumerate(sweep.vary.mixture):
         for problem in choice.problems_among(names):
             yield Problem(("vary", "mixture", position, *problem.loc), problem.message)
+    if isinstance(sweep.search, (Optuna, Sobol)):
+        yield from _region_problems(sweep)
+        return
     count = sum(choice.count(names) for choice in sweep.vary.mixture)
     if count > MAX_POINTS:
         yield Problem(("vary", "mixture"), f"found {count} mixtures; at most {MAX_POINTS} are possible")
@@ -416,6 +427,18 @@ def _mixture_problems(sweep: Sweep) -> Iterator[Problem]:
         if count > MAX_POINTS:
             message = f"found a grid of {count} points; at most {MAX_POINTS} are possible, or a random search"
             yield Problem(("vary",), message)
+
+
+def _region_problems(sweep: Sweep) -> Iterator[Problem]:
+    """What is impossible about the mixtures of a search with coordinates, which does not list those of a simplex."""
+    regions = [position for position, choice in enumerate(sweep.vary.mixture) if isinstance(choice, Simplex)]
+    for position in regions[1:]:
+        message = "found a second simplex; a search with coordinates has one, and mixtures beside it to begin with"
+        yield Problem(("vary", "mixture", position), message)
+    for position, choice in enumerate(sweep.vary.mixture):
+        count, most = choice.count([*sweep.components]), MAX_COUNTED if position in regions else MAX_LISTED
+        if count > most:
+            yield Problem(("vary", "mixture", position), f"found {count} mixtures; at most {most} are possible")
 
 
 def _ordering_problems(sweep: Sweep) -> Iterator[Problem]:
@@ -436,8 +459,8 @@ def _ordering_problems(sweep: Sweep) -> Iterator[Problem]:
 def _axis_problems(sweep: Sweep) -> Iterator[Problem]:
     if isinstance(sweep.search, Grid):
         for name, axis in sweep.vary.ranges.items():
-            message = f"found {show(axis)}; a list of values is possible under grid, a range only under random"
-            yield Problem(("vary", name), message)
+            possible = "a list of values is possible under grid, a range only under random, sobol or optuna"
+            yield Problem(("vary", name), f"found {show(axis)}; {possible}")
     fewest = sweep.vary.fewest_steps(sweep.pretrain.steps)
     for position, choice in enumerate(sweep.vary.representation):
         if representation.fewest_steps(choice.label) > fewest:
