@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import component
 
@@ -271,6 +271,7 @@ def test_an_axis_has_its_values_where_its_condition_holds_and_its_default_elsewh
     }
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.integers(0, 2**32 - 1))
 def test_a_condition_leaves_the_draws_of_random_search_as_they_were(seed):
     """What it does not switch off is what was drawn without it, but for points that became equal to earlier ones."""
@@ -301,13 +302,14 @@ def test_a_condition_on_steps_has_those_of_the_pretraining_elsewhere():
 
 EVERY_AXIS = (
     "{mixture: [proportional, {simplex: {resolution: 12, min: {c: 0.25}, sums: [{components: [a, c], max: 0.75}]}}], "
-    "ordering: [shuffled, {curriculum: easy_first}], architecture: [mlp, vit_tiny], width: {range: [0.25, 2], log: true}, "
-    "depth: {range: [1, 6]}, representation: [single, {cat: 2}], steps: {range: [10, 1000], log: true}, "
+    "ordering: [shuffled, {curriculum: easy_first}], architecture: [mlp, vit_tiny], "
+    "width: {range: [0.25, 2], log: true}, depth: {range: [1, 6]}, representation: [single, {cat: 2}], steps: {range: [10, 1000], log: true}, "
     "train_examples: [50, all], training: [{}, {dropout: 0.5}], "
     "when: {depth: {architecture: [vit_tiny]}, train_examples: {ordering: [{curriculum: easy_first}]}}}"
 )
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.integers(0, 2**32 - 1))
 def test_a_sobol_design_of_more_samples_begins_with_that_of_fewer(seed):
     few, many = (
@@ -317,6 +319,7 @@ def test_a_sobol_design_of_more_samples_begins_with_that_of_fewer(seed):
     assert len({key(point) for point in many}) == 16
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.data())
 def test_the_params_of_a_point_lead_back_to_it(data):
     space = Space(sweep(EVERY_AXIS, search="{optuna: {samples: 9}}"), SIZES)
