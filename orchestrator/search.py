@@ -86,6 +86,8 @@ class Optimiser:
         The starting points come first, then an even design, then what the sampler chooses. What is still running
         counts: samplers keep away from it.
         """
+        if len(self._seen) >= self._space.size:
+            return None
         study = self._study()
         planned = next(self._planned(), None)
         if planned:

@@ -26,6 +26,7 @@ from orchestrator.model import (
     Depth,
     Examples,
     Listed,
+    Loc,
     Model,
     OneOf,
     Problem,
@@ -226,9 +227,9 @@ def _sample(axes: Sequence[Any], search: RandomSearch, conditions: _Conditions) 
 def _distinct(space: Space, samples: int, draws: Iterator[Sequence[float]]) -> Iterator[Point]:
     """The starting points, then those of the draws, each once."""
     seen: set[tuple[Any, ...]] = set()
-    repeated = 0
+    repeated, wanted = 0, min(samples, space.size)
     for point in itertools.chain(space.start(), (space.point(space.at(draw)) for draw in draws)):
-        if len(seen) == samples or repeated == MAX_REPEATED_DRAWS:
+        if len(seen) == wanted or repeated == MAX_REPEATED_DRAWS:
             return
         repeated = repeated + 1 if key(point) in seen else 0
         if not repeated:
@@ -295,6 +296,13 @@ class Space:
     def coordinates(self) -> tuple[Coordinate, ...]:
         """All of them, in the order in which `at` takes its draws."""
         return tuple(itertools.chain.from_iterable(self._by_axis.values()))
+
+    @property
+    def size(self) -> float:
+        """How many points there are; with conditions, at most."""
+        listed = (c.values for c in self.coordinates if c.values is not None)
+        others = math.prod(values.size if isinstance(values, Range) else len(values) for values in listed)
+        return others * (self._region.size if self._region else 1)
 
     def draw(self, suggest: Callable[[Coordinate], Value]) -> dict[str, Value]:
         """Params, one coordinate suggested after the other, but only those that count where the earlier ones lead."""
@@ -900,6 +908,14 @@ class Optuna(Model):
     """Points that a sampler of Optuna chooses."""
 
     optuna: OptunaSearch = Field(description="points that a sampler chooses by what the earlier ones reached")
+
+    def mentions(self) -> Iterator[tuple[Loc, str]]:
+        """Every name of a component in it, and where."""
+        for position, objective in enumerate(self.optuna.objective):
+            yield from ((("objective", position, *loc), name) for loc, name in objective.mentions())
+        for position, constraint in enumerate(self.optuna.constraints):
+            mentioned = constraint.objective.mentions()
+            yield from ((("constraints", position, "objective", *loc), name) for loc, name in mentioned)
 
 
 SEARCHES: Mapping[str, type[BaseModel]] = {"grid": Grid, "random": Random, "sobol": Sobol, "optuna": Optuna}

@@ -20,7 +20,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError
 
 from orchestrator import document
 from orchestrator.document import SweepError as SweepError  # what `read` raises
-from orchestrator.mixtures import MIXTURES
+from orchestrator.mixtures import MIXTURES, Simplex
 from orchestrator.model import (
     MAX_POINTS,
     Count,
@@ -43,7 +43,8 @@ from orchestrator.model import (
     show,
 )
 from orchestrator.objectives import Objective
-from orchestrator.space import Grid, Optuna, Search, Vary
+from orchestrator.simplex import MAX_COUNTED
+from orchestrator.space import Grid, Optuna, Search, Sobol, Vary
 from orchestrator.stopping import FOLLOWED, EarlyStopping, HyperBand, Rule
 from orchestrator.stopping import settings as stopping_rule
 from orchestrator.training import Pretrain
@@ -52,6 +53,7 @@ from trainables import representation, spec
 
 MAX_BYTES = 1_000_000  # of one sweep file
 MAX_SEEDS = 10_000
+MAX_LISTED = 10_000  # mixtures of one kind beside a simplex, or to choose among, in a search with coordinates
 
 
 # Reading and writing --------------------------------------------------------------------------------------------------
@@ -312,7 +314,10 @@ class Sweep(Model):
     trajectory: Annotated[
         Trajectory | None, BeforeValidator(_switched, json_schema_input_type=bool | Trajectory | None)
     ] = Field(None, description="measure trajectories: true, or their settings")
-    search: Search = Field(Grid(), description="grid: every point of the design; random: a sample of them")
+    search: Search = Field(
+        Grid(),
+        description="grid: every point of the design; random, sobol: a sample of it; optuna: what its sampler chooses",
+    )
     early_stopping: EarlyStopping | None = Field(
         None, description="end trials on their way that do worse than others did; by default none is"
     )
@@ -417,6 +422,9 @@ def _name_problems(sweep: Sweep) -> Iterator[Problem]:
                     hint = nearest(name, [*names, *MIXTURES] if len(loc) == 1 else names)
                     message = f"found an unknown component {show(name)}; {known('', names)}"
                     yield Problem(("vary", axis, position, *loc), message + (f"; {hint}" if hint else ""))
+    for loc, name in sweep.search.mentions() if isinstance(sweep.search, Optuna) else ():
+        if name not in names:
+            yield Problem(("search", "optuna", *loc), f"found an unknown component {show(name)}; {known(name, names)}")
 
 
 def _mixture_problems(sweep: Sweep) -> Iterator[Problem]:
@@ -424,6 +432,9 @@ def _mixture_problems(sweep: Sweep) -> Iterator[Problem]:
     for position, choice in enumerate(sweep.vary.mixture):
         for problem in choice.problems_among(names):
             yield Problem(("vary", "mixture", position, *problem.loc), problem.message)
+    if isinstance(sweep.search, (Optuna, Sobol)):
+        yield from _region_problems(sweep)
+        return
     count = sum(choice.count(names) for choice in sweep.vary.mixture)
     if count > MAX_POINTS:
         yield Problem(("vary", "mixture"), f"found {count} mixtures; at most {MAX_POINTS} are possible")
@@ -432,6 +443,18 @@ def _mixture_problems(sweep: Sweep) -> Iterator[Problem]:
         if count > MAX_POINTS:
             message = f"found a grid of {count} points; at most {MAX_POINTS} are possible, or a random search"
             yield Problem(("vary",), message)
+
+
+def _region_problems(sweep: Sweep) -> Iterator[Problem]:
+    """What is impossible about the mixtures of a search with coordinates, which does not list those of a simplex."""
+    regions = [position for position, choice in enumerate(sweep.vary.mixture) if isinstance(choice, Simplex)]
+    for position in regions[1:]:
+        message = "found a second simplex; a search with coordinates has one, and mixtures beside it to begin with"
+        yield Problem(("vary", "mixture", position), message)
+    for position, choice in enumerate(sweep.vary.mixture):
+        count, most = choice.count([*sweep.components]), MAX_COUNTED if position in regions else MAX_LISTED
+        if count > most:
+            yield Problem(("vary", "mixture", position), f"found {count} mixtures; at most {most} are possible")
 
 
 def _ordering_problems(sweep: Sweep) -> Iterator[Problem]:
@@ -452,8 +475,8 @@ def _ordering_problems(sweep: Sweep) -> Iterator[Problem]:
 def _axis_problems(sweep: Sweep) -> Iterator[Problem]:
     if isinstance(sweep.search, Grid):
         for name, axis in sweep.vary.ranges.items():
-            message = f"found {show(axis)}; a list of values is possible under grid, a range only under random"
-            yield Problem(("vary", name), message)
+            possible = "a list of values is possible under grid, a range only under random, sobol or optuna"
+            yield Problem(("vary", name), f"found {show(axis)}; {possible}")
     fewest = sweep.vary.fewest_steps(sweep.pretrain.steps)
     for position, choice in enumerate(sweep.vary.representation):
         if representation.fewest_steps(choice.label) > fewest:

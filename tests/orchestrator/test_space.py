@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import component
 
 from orchestrator.orderings import ORDERINGS
 from orchestrator.simplex import Region
-from orchestrator.space import Point, ordering_of, points
+from orchestrator.space import Point, Space, key, ordering_of, points
 from orchestrator.sweep import Sweep, SweepError, parse
 from orchestrator.training import TrainingChange
 from trainables import ordering as streams
@@ -234,6 +236,162 @@ def test_a_hundred_thousand_points_take_about_a_second():
     begin = time.process_time()
     assert sum(1 for _ in points(design, SIZES)) == 861 * 2 * 4 * 3 * 5
     assert time.process_time() - begin < 1.5
+
+
+# Sums -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_lattice_obeys_the_bounds_of_a_sum():
+    found = mixtures("{simplex: {resolution: 10, sums: [{components: [a, b], min: 0.3, max: 0.5}]}}")
+    whole = mixtures("{simplex: {resolution: 10}}")
+    assert found == [shares for shares in whole if 3 <= round(10 * (shares[0] + shares[1])) <= 5]
+
+
+# Conditions -----------------------------------------------------------------------------------------------------------
+
+WHEN = (
+    "{architecture: [mlp, vit_tiny], depth: [1, 2, 3], width: [0.5, 1], "
+    "when: {depth: {architecture: [vit_tiny]}, width: {depth: [default, 3]}}}"
+)
+ANY_SEARCH = ("grid", "{random: {samples: 50}}", "{sobol: {samples: 50}}", "{optuna: {samples: 50}}")
+
+
+@pytest.mark.parametrize("search", ANY_SEARCH)
+def test_an_axis_has_its_values_where_its_condition_holds_and_its_default_elsewhere(search):
+    """By hand: mlp has no depth of its own, so both widths; vit_tiny has three depths, and widths at the third."""
+    found = [(p.architecture, p.depth, p.width) for p in points(sweep(WHEN, search=search), SIZES)]
+    assert len(found) == len(set(found))
+    assert set(found) == {
+        ("mlp", None, 0.5),
+        ("mlp", None, 1.0),
+        ("vit_tiny", 1, 1.0),
+        ("vit_tiny", 2, 1.0),
+        ("vit_tiny", 3, 0.5),
+        ("vit_tiny", 3, 1.0),
+    }
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**32 - 1))
+def test_a_condition_leaves_the_draws_of_random_search_as_they_were(seed):
+    """What it does not switch off is what was drawn without it, but for points that became equal to earlier ones."""
+    free, bound = (
+        [(p.architecture, p.width, p.depth) for p in points(sweep(vary, search=search(seed)), SIZES)]
+        for vary, search in (
+            ("{architecture: [mlp, vit_tiny], width: {range: [0.5, 2]}, depth: {range: [2, 9]}}", _random),
+            (
+                "{architecture: [mlp, vit_tiny], width: {range: [0.5, 2]}, depth: {range: [2, 9]}, "
+                "when: {depth: {architecture: [vit_tiny]}}}",
+                _random,
+            ),
+        )
+    )
+    assert bound == [(name, width, depth if name == "vit_tiny" else None) for name, width, depth in free]
+
+
+def _random(seed: int) -> str:
+    return f"{{random: {{samples: 10, seed: {seed}}}}}"
+
+
+def test_a_condition_on_steps_has_those_of_the_pretraining_elsewhere():
+    design = sweep("{architecture: [mlp, cnn], steps: [10, 20], when: {steps: {architecture: [mlp]}}}")
+    assert {(p.architecture, p.steps) for p in points(design, SIZES)} == {("mlp", 10), ("mlp", 20), ("cnn", 2000)}
+
+
+# Searches with coordinates --------------------------------------------------------------------------------------------
+
+EVERY_AXIS = (
+    "{mixture: [proportional, {simplex: {resolution: 12, min: {c: 0.25}, sums: [{components: [a, c], max: 0.75}]}}], "
+    "ordering: [shuffled, {curriculum: easy_first}], architecture: [mlp, vit_tiny], "
+    "width: {range: [0.25, 2], log: true}, depth: {range: [1, 6]}, representation: [single, {cat: 2}], steps: {range: [10, 1000], log: true}, "
+    "train_examples: [50, all], training: [{}, {dropout: 0.5}], "
+    "when: {depth: {architecture: [vit_tiny]}, train_examples: {ordering: [{curriculum: easy_first}]}}}"
+)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**32 - 1))
+def test_a_sobol_design_of_more_samples_begins_with_that_of_fewer(seed):
+    few, many = (
+        list(points(sweep(EVERY_AXIS, search=f"{{sobol: {{samples: {n}, seed: {seed}}}}}"), SIZES)) for n in (7, 16)
+    )
+    assert many[:7] == few
+    assert len({key(point) for point in many}) == 16
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.data())
+def test_the_params_of_a_point_lead_back_to_it(data):
+    space = Space(sweep(EVERY_AXIS, search="{optuna: {samples: 9}}"), SIZES)
+    params = space.at([data.draw(st.floats(0, 1, exclude_max=True)) for _ in space.coordinates])
+    point = space.point(json.loads(json.dumps(params)))
+    assert space.point(space.params(point)) == point
+    weights = dict(point.weights)
+    assert all(round(12 * share) / 12 == share for share in weights.values())
+    assert sum(round(12 * share) for share in weights.values()) == 12
+    assert weights["c"] >= 0.25
+    assert round(12 * (weights["a"] + weights["c"])) <= 9
+    assert (point.depth is None) == (point.architecture == "mlp")
+    assert point.train_examples is None or point.ordering.label == "curriculum:easy_first"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weights": (("a", 1.0), ("b", 0.0), ("c", 0.0))},
+        {"weights": (("a", 0.25), ("d", 0.75))},
+        {"width": 3.0},
+        {"depth": 3},  # an mlp has no depth of its own here
+        {"representation": "cat:3"},
+        {"steps": 5},
+        {"train_examples": 51},
+    ],
+)
+def test_a_point_of_another_space_has_no_params(change):
+    space = Space(sweep(EVERY_AXIS, search="{optuna: {samples: 9}}"), SIZES)
+    (inside, *_) = space.start()
+    assert inside.architecture == "mlp"
+    assert space.params(inside) is not None
+    assert space.params(replace(inside, **change)) is None
+
+
+def test_a_search_begins_with_the_mixtures_beside_the_simplex_its_centroid_and_its_corners():
+    choice = "[proportional, {a: 1, b: 1}, {simplex: {resolution: 10}}]"
+    assert mixtures_of_search(choice, 6) == [
+        (0.1, 0.3, 0.6),
+        (0.5, 0.5, 0.0),
+        (0.4, 0.3, 0.3),
+        (1.0, 0.0, 0.0),
+        (0.0, 1.0, 0.0),
+        (0.0, 0.0, 1.0),
+    ]
+    bounded = "{simplex: {resolution: 10, max: {a: 0.5}, corners: true}}"
+    assert set(mixtures_of_search(bounded, 5)[1:]) == {
+        (0.5, 0.5, 0.0),
+        (0.5, 0.0, 0.5),
+        (0.0, 1.0, 0.0),
+        (0.0, 0.0, 1.0),
+    }
+    assert (1.0, 0.0, 0.0) not in mixtures_of_search("{simplex: {resolution: 10, corners: false}}", 3)
+
+
+def mixtures_of_search(choice: str, samples: int) -> list[tuple[float, ...]]:
+    design = sweep(f"{{mixture: {choice}}}", search=f"{{optuna: {{samples: {samples}}}}}")
+    return [tuple(share for _, share in point.weights) for point in points(design, SIZES)]
+
+
+def test_a_mixture_to_begin_with_that_lies_outside_of_the_region_is_refused():
+    design = sweep(
+        "{mixture: [proportional, {simplex: {resolution: 10, max: {c: 0.5}}}]}", search="{sobol: {samples: 4}}"
+    )
+    with pytest.raises(SweepError, match=r"vary\.mixture: found \{a: 0\.1, b: 0\.3, c: 0\.6\} to begin with"):
+        list(points(design, SIZES))
+
+
+@pytest.mark.parametrize("search", ["{sobol: {samples: 100}}", "{optuna: {samples: 100}}"])
+def test_a_search_of_a_small_space_has_each_of_its_points_once(search):
+    found = list(points(sweep("{mixture: {simplex: {resolution: 3}}, architecture: [mlp, cnn]}", search=search), SIZES))
+    assert len(found) == len({key(point) for point in found}) == 20
 
 
 # Orderings ------------------------------------------------------------------------------------------------------------
