@@ -137,9 +137,9 @@ def plan(
     found = price(planned, sizes, stored)
     tracking = tracking_location(store.folder, tracking_uri)
     if as_json:
-        click.echo(json.dumps({"sweep": planned.sweep.name, **_price_json(found), "storage": location.value}, indent=2))
+        click.echo(json.dumps({"sweep": planned.sweep.name, **_price_json(found), "storage": store.shown}, indent=2))
         return
-    lines = [*_price_lines(found, planned), ("storage", f"{location.value}  (from: {location.origin})")]
+    lines = [*_price_lines(found, planned), ("storage", f"{store.shown}  (from: {location.origin})")]
     lines.append(("MLflow", f"{without_password(tracking.value)}  (from: {tracking.origin})"))
     for component in planned.components.values():
         lines += _component_lines(planned, component)
@@ -213,7 +213,7 @@ def status(sweep: str | None, storage: str | None, as_json: bool) -> None:
         click.echo(json.dumps(found, indent=2))
         return
     if not found:
-        _say(f"storage {store.location!r} has no sweeps")
+        _say(f"storage {store.shown!r} has no sweeps")
     for one in found:
         trials = ", ".join(f"{count} {state}" for state, count in one["trials"].items())
         _print_pairs(

@@ -45,7 +45,16 @@ LOG_TAIL_LINES = 30
 OBJECT_STORE_BYTES = 200 * 2**20  # specs and reports are small; data and results do not pass through Ray
 REPORT_EVERY_S = 1.0
 CONNECT_S = 5.0
-CARRIED_VARIABLES = ("BOTTLENECK_DATA", "BOTTLENECK_CACHE", "OMP_NUM_THREADS")
+CARRIED_VARIABLES = (
+    "BOTTLENECK_DATA",
+    "BOTTLENECK_CACHE",
+    "OMP_NUM_THREADS",
+    # Where the store is. Not the keys to it: Ray writes what it carries into its logs and its dashboard.
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+)
 
 
 class Observer(Protocol):

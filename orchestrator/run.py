@@ -79,6 +79,9 @@ def run(
     name = plan.sweep.name
     journal = Journal(store, name)
     with journal.only_driver():
+        plan_json = plan.as_json()
+        text = sweep_text(plan.sweep)
+        journal.write_plan(text, plan_json)  # before the store is asked what it has: gc spares it from here on
         flops = costs(plan, sizes)
         lookup = results.store_lookup(store)
         there = store.existing((stage.kind, digest) for digest, (stage, _) in flops.items())
@@ -91,9 +94,6 @@ def run(
             stored=len(stored),
             started=started,
         )
-        plan_json = plan.as_json()
-        text = sweep_text(plan.sweep)
-        journal.write_plan(text, plan_json)
         journal.write("sweep", state="started", stages=len(flops), stored=len(stored))
         tracker = Tracker(
             tracking_uri,
@@ -133,7 +133,7 @@ def run(
         trials = results.trial_statuses(rows)
         provenance = {
             "command": command,
-            "storage": store.location,
+            "storage": store.shown,
             "tracking": without_password(tracking_uri),
             "stages computed in this run": str(state.computed),
             "stages reused from the store": str(len(stored)),
