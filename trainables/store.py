@@ -350,7 +350,7 @@ class Store:
     def _tag(self, file: Any) -> str | None:
         """What S3 calls the content of an object. pyarrow asks for its length first and for its bytes afterwards, so an
         object that is written in between is read with the length of the one and the bytes of the other."""
-        tag = file.metadata().get(b"ETag") if self._fs.type_name == "s3" else None
+        tag = file.metadata().get("ETag") if self._fs.type_name == "s3" else None
         return tag.decode().strip('"') if tag else None
 
     def write(self, name: str, content: bytes, *, durable: bool = False) -> None:
