@@ -1,18 +1,15 @@
 """A sweep on S3: two nodes of a real Ray cluster share a bucket, and nothing is computed twice."""
 
 import os
-import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 
 import pandas as pd
 import pytest
 from buckets import bucket
 
-from orchestrator.journal import AlreadyRunning, Journal
+from orchestrator.journal import Journal
 from orchestrator.results import COST_COLUMNS, load
 from trainables.store import Store
 
