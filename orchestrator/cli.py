@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from orchestrator.analysis.summary import Correct
+    from orchestrator.collect import Choice
     from orchestrator.plan import Assignment, Plan, Price
     from orchestrator.sweep import Sweep
     from trainables.store import Store
@@ -137,9 +138,9 @@ def plan(
     found = price(planned, sizes, stored)
     tracking = tracking_location(store.folder, tracking_uri)
     if as_json:
-        click.echo(json.dumps({"sweep": planned.sweep.name, **_price_json(found), "storage": location.value}, indent=2))
+        click.echo(json.dumps({"sweep": planned.sweep.name, **_price_json(found), "storage": store.shown}, indent=2))
         return
-    lines = [*_price_lines(found, planned), ("storage", f"{location.value}  (from: {location.origin})")]
+    lines = [*_price_lines(found, planned), ("storage", f"{store.shown}  (from: {location.origin})")]
     lines.append(("MLflow", f"{without_password(tracking.value)}  (from: {tracking.origin})"))
     for component in planned.components.values():
         lines += _component_lines(planned, component)
@@ -213,7 +214,7 @@ def status(sweep: str | None, storage: str | None, as_json: bool) -> None:
         click.echo(json.dumps(found, indent=2))
         return
     if not found:
-        _say(f"storage {store.location!r} has no sweeps")
+        _say(f"storage {store.shown!r} has no sweeps")
     for one in found:
         trials = ", ".join(f"{count} {state}" for state, count in one["trials"].items())
         _print_pairs(
@@ -369,6 +370,75 @@ def sync(sweep: str, storage: str | None, tracking_uri: str | None) -> None:
     uri = tracking_location(store.folder, tracking_uri).value
     count = rebuild_tracking(store, _name(sweep), uri, _command())
     _say(f"{count} runs written to {without_password(uri)}")
+
+
+@bottleneck.command(short_help="Remove what no sweep needs.")
+@_storage_option
+@click.option("--sweep", "sweeps", multiple=True, metavar="NAME", help="Forget this sweep and what only it needs.")
+@click.option("--older-than", metavar="AGE", help="Remove stages that no sweep needs and nobody used for so long: 30d.")
+@click.option("--keep-size", metavar="SIZE", help="Remove stages that no sweep needs, oldest use first, down to: 50GB.")
+@click.option("--dry-run", is_flag=True, help="Say what would go, and remove nothing.")
+@click.option("--yes", is_flag=True, help="Remove without asking.")
+@_json_option
+def gc(
+    storage: str | None,
+    sweeps: Sequence[str],
+    older_than: str | None,
+    keep_size: str | None,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Remove from the store what faults have left, and of what no kept sweep needs that which is asked for.
+
+    What a kept sweep needs always stays; a sweep is forgotten by its name alone. MLflow keeps its runs.
+    """
+    import time
+
+    from orchestrator import collect
+
+    if not (dry_run or yes or sys.stdin.isatty()):
+        raise click.UsageError("gc removes files: look with --dry-run, then say --yes")
+    age = collect.age(older_than) if older_than else None
+    size = collect.size(keep_size) if keep_size else None
+    store = _store(storage)
+    with collect.alone(store):
+        names = tuple(dict.fromkeys(map(_name, sweeps)))
+        choice = collect.choose(store, now=time.time(), sweeps=names, older_than_s=age, keep_bytes=size)
+        removed = choice.items and not dry_run and (yes or _confirmed(choice))
+        if removed:
+            collect.remove(store, choice)
+    _print_choice(choice, store, bool(removed), as_json)
+
+
+def _confirmed(choice: Choice) -> bool:
+    from orchestrator.collect import readable
+
+    _say(
+        "\n".join(
+            f"  {what:<24} {number:>8,}  {readable(size):>8}" for what, (number, size) in choice.by_what().items()
+        )
+    )
+    return click.confirm(f"Remove {len(choice.items):,} items, {readable(choice.bytes)}?", err=True)
+
+
+def _print_choice(choice: Choice, store: Store, removed: bool, as_json: bool) -> None:
+    from orchestrator.collect import readable
+
+    groups = choice.by_what()
+    if as_json:
+        found = [{"what": what, "number": number, "bytes": size} for what, (number, size) in groups.items()]
+        kept = {"kept_bytes": choice.kept_bytes, "too_much_bytes": choice.too_much}
+        click.echo(json.dumps({"removed": removed, "items": found, "bytes": choice.bytes, **kept}, indent=2))
+        return
+    if groups:
+        total = ("all", f"{len(choice.items):,}", readable(choice.bytes))
+        rows = [(what, f"{number:,}", readable(size)) for what, (number, size) in groups.items()]
+        _print_table(("removed" if removed else "would go", "number", "bytes"), [*rows, total])
+    after = readable(choice.kept_bytes)
+    _say(f"{store.shown}: {'nothing to remove; ' if not groups else ''}{after} {'stay' if removed else 'would stay'}")
+    if choice.too_much:
+        _say(f"{readable(choice.too_much)} more than asked for, which sweeps need; forget one with --sweep")
 
 
 @bottleneck.command(short_help="Open MLflow on the runs.")
@@ -599,7 +669,7 @@ def _render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _is_number(text: str) -> bool:
-    return re.fullmatch(r"(-?[\d.,]+(e[+-]\d+)?\*?|\[.*\])?", text) is not None
+    return re.fullmatch(r"(-?[\d.,]+(e[+-]\d+)?( [kMGT]?B)?\*?|\[.*\])?", text) is not None
 
 
 if __name__ == "__main__":

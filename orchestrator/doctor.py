@@ -62,7 +62,7 @@ def _storage(flag: str | None) -> Iterator[Finding]:
     except StoreError as error:
         yield Finding("storage", str(error), False)
         return
-    yield Finding("storage", f"{location.value} can be written (from: {location.origin})", True)
+    yield Finding("storage", f"{store.shown} can be written (from: {location.origin})", True)
     if store.folder is not None:
         free = shutil.disk_usage(store.folder).free
         enough = free >= LEAST_FREE_BYTES

@@ -161,8 +161,9 @@ class Driver:
             if asked is None:
                 self._more = False
                 return
-            kept, stages = asked.as_json(), self._work.of([asked.trial])
+            kept = asked.as_json()
             self._journal.write("asked", trial=asked.trial.digest, plan=kept)
+            stages = self._work.of([asked.trial])
             self._plan["trials"].append(kept)
             self._trials[asked.trial.digest] = kept
             self._state.add_stages(stages.to_do, stages.total, stages.stored)

@@ -17,18 +17,22 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import socket
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from trainables.errors import UserError
+from trainables.lease import EXPIRY_S
 from trainables.store import Store
+
+log = logging.getLogger(__name__)
+
+GC_CLAIM = "gc"  # held by `bottleneck gc` while it looks and removes
+PROBE_S = 1.0  # whoever asks whether a sweep is running may hold its lock for a moment
 
 
 class UnknownSweep(UserError):
@@ -61,7 +65,7 @@ class Journal:
         return sorted(events, key=lambda e: float(e["time"]))
 
     def _events_of(self, name: str) -> Iterator[dict[str, Any]]:
-        for line in self.store.read(f"{self.folder}/journal/{name}").splitlines():
+        for line in self.store.lines(f"{self.folder}/journal/{name}"):
             try:
                 yield json.loads(line)
             except ValueError:
@@ -95,9 +99,17 @@ class Journal:
         return events[starts[-1] :] if starts else events
 
     def write_plan(self, text: str, plan: Mapping[str, Any]) -> None:
-        """Keep the sweep's text and what was planned from it."""
+        """Keep the sweep's text and what was planned from it.
+
+        From then on `bottleneck gc` removes nothing that the plan needs. One that began before is waited for, so that
+        what the store has is to be asked for afterwards.
+        """
         self.store.write(f"{self.folder}/sweep.yaml", text.encode())
         self.store.write(f"{self.folder}/plan.json", json.dumps(plan, allow_nan=False).encode())
+        if self.store.is_claimed(GC_CLAIM):
+            log.warning("storage %r is being cleaned by `bottleneck gc`; the sweep begins after that", self.store.shown)
+            while self.store.is_claimed(GC_CLAIM):
+                time.sleep(self.store.patience_s)
 
     def plan(self) -> dict[str, Any]:
         """What was planned last, and what a search has asked for since. Raises UnknownSweep."""
@@ -105,9 +117,7 @@ class Journal:
             plan = dict(json.loads(self.store.read(f"{self.folder}/plan.json")))
         except FileNotFoundError:
             known = ", ".join(self.store.names("sweeps")) or "none"
-            raise UnknownSweep(
-                f"storage {self.store.location!r} has no sweep {self.sweep!r}; it has: {known}"
-            ) from None
+            raise UnknownSweep(f"storage {self.store.shown!r} has no sweep {self.sweep!r}; it has: {known}") from None
         if plan.get("search"):
             planned = {trial["digest"] for trial in plan["trials"]}
             asked = [e["plan"] for e in self._since_start() if e["event"] == "asked"]
@@ -121,37 +131,25 @@ class Journal:
     @contextlib.contextmanager
     def only_driver(self) -> Iterator[None]:
         """Hold the sweep, so that no second driver runs it on this store at the same time. Raises AlreadyRunning."""
-        lock = self._lock()
-        if lock is None:
-            yield
-            return
-        try:
-            lock.acquire(timeout=1)  # `is_running` holds it for a moment
-        except Timeout:
-            raise AlreadyRunning(
-                f"sweep {self.sweep!r} is being run on storage {self.store.location!r} by another process; "
-                f"`bottleneck status {self.sweep}` shows how it is doing"
-            ) from None
-        try:
-            yield
-        finally:
-            lock.release()
+        patience = time.monotonic() + PROBE_S
+        while True:
+            with self.store.claim(self._claim) as mine:
+                if mine:
+                    yield
+                    return
+            if time.monotonic() > patience:
+                break
+            time.sleep(PROBE_S / 10)
+        freed = "" if self.store.is_folder else f"; if its machine has died, that ends within {EXPIRY_S:.0f} s"
+        raise AlreadyRunning(
+            f"sweep {self.sweep!r} is being run on storage {self.store.shown!r} by another process{freed}; "
+            f"`bottleneck status {self.sweep}` shows how it is doing"
+        )
 
     def is_running(self) -> bool:
-        """Whether a driver holds the sweep; of an object store it cannot be told, and the answer is no."""
-        lock = self._lock()
-        if lock is None:
-            return False
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return True
-        lock.release()
-        return False
+        """Whether a driver holds the sweep; no, where the store has neither locks nor leases to tell it."""
+        return self.store.is_claimed(self._claim)
 
-    def _lock(self) -> FileLock | None:
-        if self.store.folder is None:
-            return None
-        path = Path(self.store.path(f"locks/sweep-{self.sweep}.lock"))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(path)
+    @property
+    def _claim(self) -> str:
+        return f"sweep-{self.sweep}"

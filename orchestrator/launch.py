@@ -59,7 +59,16 @@ REPORT_EVERY_S = 1.0
 CONNECT_S = 5.0
 TRIALS_A_RUN = 1000  # Tune keeps 60 kB of every trial that it has run: after so many it is started anew
 PENDING = "TUNE_MAX_PENDING_TRIALS_PG"
-CARRIED_VARIABLES = ("BOTTLENECK_DATA", "BOTTLENECK_CACHE", "OMP_NUM_THREADS")
+CARRIED_VARIABLES = (
+    "BOTTLENECK_DATA",
+    "BOTTLENECK_CACHE",
+    "OMP_NUM_THREADS",
+    # Where the store is. Not the keys to it: Ray writes what it carries into its logs and its dashboard.
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

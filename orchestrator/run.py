@@ -88,6 +88,9 @@ def run(
         search = _search(plan, journal, lookup, work)
         if search:
             plan = replace(plan, trials=search.trials)
+        plan_json = plan.as_json() | (search.as_json() if search else {})
+        text = sweep_text(plan.sweep)
+        journal.write_plan(text, plan_json)  # before the store is asked what it has: gc spares it from here on
         early_stopping, stopped = _early_stopping(plan.sweep, journal)
         stages = work.of(plan.trials)
         missing = [trial for trial in stages.missing if trial.digest not in stopped]
@@ -99,9 +102,6 @@ def run(
             started=started,
             to_do=dict(stages.to_do),
         )
-        plan_json = plan.as_json() | (search.as_json() if search else {})
-        text = sweep_text(plan.sweep)
-        journal.write_plan(text, plan_json)
         journal.write("sweep", state="started", stages=stages.total, stored=stages.stored)
         tracker = Tracker(
             tracking_uri,
@@ -148,7 +148,7 @@ def run(
         trials = results.trial_statuses(rows)
         provenance = {
             "command": command,
-            "storage": store.location,
+            "storage": store.shown,
             "tracking": without_password(tracking_uri),
             "stages computed in this run": str(state.computed),
             "stages reused from the store": str(state.stored),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
+
+from trainables.errors import without_password as without_password
 
 DEFAULT_STORAGE = "bottleneck-runs"
 
@@ -42,8 +43,3 @@ def tracking_location(
 
 def _first(*candidates: tuple[str, str | None]) -> Setting | None:
     return next((Setting(value, origin) for origin, value in candidates if value), None)
-
-
-def without_password(text: str) -> str:
-    """A text with the user names and passwords of its URIs left out: for people, logs and reports."""
-    return re.sub(r"//[^/@\s]*@", "//", text)

@@ -1,33 +1,41 @@
 """Which stages have been computed, and what came out? A content-addressed store of stage results.
 
-    <storage>/stages/<kind>/<2 hex>/<digest>/  spec.json  result.json  *.safetensors
+    <storage>/stages/<kind>/<2 hex>/<digest>/  spec.json  result.json  <name>-<12 hex>.safetensors
     <storage>/state/<digest>.safetensors       how far a pretraining run has come
     <storage>/damaged/...                      entries that failed their checksum, set aside
+    <storage>/locks/  <storage>/leases/        who computes what now
 
 `result.json` is written last and is what makes a stage exist; it carries the checksums of itself and of every file
-beside it, so that nothing half written or damaged ever counts. Nothing is unpickled.
+that was written with it, so that nothing half written or damaged ever counts. Those files are named by their content:
+of two processes that put one stage at the same time, whichever ends last leaves a whole entry. Nothing is unpickled.
 
 Single flight is a kernel lock on a file of the storage folder: the kernel frees it when its owner dies, however it
-dies, so there is no expiry to wait for and no clock to trust.
+dies, so there is no expiry to wait for and no clock to trust. On S3 it is a lease (`trainables.lease`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
+import functools
 import hashlib
 import json
 import logging
 import os
+import re
+import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from filelock import FileLock, Timeout
 from pyarrow import fs
 
-from trainables.errors import UserError
+from trainables import lease, segments
+from trainables.errors import UserError, without_password
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,21 +53,49 @@ class DamagedEntry(Exception):
     """A stage's files do not match their checksums. The entry has been set aside and counts as not computed."""
 
 
+class File(NamedTuple):
+    """A file of the store, as `bottleneck gc` looks at it."""
+
+    name: str
+    bytes: int
+    used: float  # seconds since 1970: when it was written or, where the file system keeps that, last read
+
+
+THREADS = 32  # that wait for an object store at the same time
+PATIENCE_S = {True: 0.2, False: 1.0}  # by `is_folder`: between looks at what another is computing; requests cost money
+WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}  # of a file system that has none
+
+Value = TypeVar("Value")
+Answer = TypeVar("Answer")
+
+
 class Store:
     """Stage results under one location: a folder, or any URI that `pyarrow.fs` opens (`s3://...`, `gs://...`)."""
 
-    def __init__(self, location: str | Path) -> None:
-        """Raises StoreError if the location's URI cannot be opened."""
-        self.location = str(location)
+    def __init__(self, location: str | Path, lease_expiry_s: float = lease.EXPIRY_S) -> None:
+        """
+        Args:
+            location: a folder or a URI.
+            lease_expiry_s: after how long without a word the owner of a lease counts as dead, on S3.
+
+        Raises:
+            StoreError: the location's URI cannot be opened.
+        """
+        self.location = str(location)  # with its password, if it has one: for programs, never for people
+        self.shown = without_password(self.location) if "://" in self.location else self.location
         try:
             if "://" in self.location:
-                self._fs, self._root = fs.FileSystem.from_uri(self.location)
+                self._fs, self._root = fs.FileSystem.from_uri(_one_request_a_file(self.location))
             else:
                 self._fs, self._root = fs.LocalFileSystem(), str(Path(self.location).expanduser().absolute())
-        except (OSError, ValueError) as error:
-            raise StoreError(f"storage {self.location!r} cannot be opened: {_first_line(error)}") from error
+        except (OSError, ValueError) as error:  # it may quote the password, so it is not chained
+            raise StoreError(f"storage {self.shown!r} cannot be opened: {_first_line(error)}") from None
         self._root = self._root.rstrip("/")
         self.is_folder = isinstance(self._fs, fs.LocalFileSystem)
+        self.patience_s = PATIENCE_S[self.is_folder]
+        self._lease_expiry_s = lease_expiry_s
+        self._appending = threading.Lock()
+        self._writers: dict[str, segments.Writer] = {}
 
     def check(self) -> None:
         """Raises StoreError unless a file can be written, read back and removed."""
@@ -74,13 +110,16 @@ class Store:
 
     def existing(self, stages: Iterable[tuple[str, str]]) -> set[str]:
         """The digests among (kind, digest) pairs that have a result; their checksums are not read."""
-        wanted = list(stages)
-        paths = [self._path(f"{_folder(kind, digest)}/result.json") for kind, digest in wanted]
+        wanted = {_folder(kind, digest): digest for kind, digest in stages}
+        if not self.is_folder:  # a listing tells of a thousand files, a look at one file of one
+            shelves = sorted({folder.rpartition("/")[0] for folder in wanted})
+            there = {file.name for files in self._at_once(self.files, shelves) for file in files}
+            return {digest for folder, digest in wanted.items() if f"{folder}/result.json" in there}
         with self._asked("read"):
             if self._fs.get_file_info(self._path("stages")).type == fs.FileType.NotFound:
                 return set()
-            infos = self._fs.get_file_info(paths)
-        return {d for (_, d), info in zip(wanted, infos, strict=True) if info.type == fs.FileType.File}
+            infos = self._fs.get_file_info([self._path(f"{folder}/result.json") for folder in wanted])
+        return {d for d, info in zip(wanted.values(), infos, strict=True) if info.type == fs.FileType.File}
 
     def get(self, kind: str, digest: str) -> dict[str, Any] | None:
         """The result of a stage, or None. A damaged entry is set aside and is None."""
@@ -100,13 +139,13 @@ class Store:
         """
         from safetensors.torch import load
 
-        entry = self._entry(kind, digest)
-        file = f"{name}.safetensors"
+        files = self._entry(kind, digest)["files"]
+        file = next((file for file in files if _tensors_name(file) == name), f"{name}.safetensors")
         try:
             content = self.read(f"{_folder(kind, digest)}/{file}")
         except FileNotFoundError:
             content = b""
-        if hashlib.sha256(content).hexdigest() != entry["files"].get(file):
+        if hashlib.sha256(content).hexdigest() != files.get(file):
             self._set_aside(kind, digest, f"{file} does not match its checksum")
             raise DamagedEntry(f"{kind} {digest[:12]}: {file}")
         tensors: dict[str, Tensor] = load(content)
@@ -127,14 +166,18 @@ class Store:
         files = {}
         for name, values in (tensors or {}).items():
             content = save({key: value.detach().cpu().contiguous() for key, value in values.items()})
-            self.write(f"{folder}/{name}.safetensors", content)
-            files[f"{name}.safetensors"] = hashlib.sha256(content).hexdigest()
+            checksum = hashlib.sha256(content).hexdigest()
+            file = f"{name}-{checksum[:12]}.safetensors"
+            self.write(f"{folder}/{file}", content, durable=True)
+            files[file] = checksum
         self.write(f"{folder}/spec.json", _json({"kind": stage.kind, "spec": as_json(stage)}))
-        self.write(f"{folder}/result.json", _sealed({"result": dict(result), "files": files}))
+        self.write(f"{folder}/result.json", _sealed({"result": dict(result), "files": files}), durable=True)
 
     def remove(self, kind: str, digest: str) -> None:
         """Forget a stage, so that it is computed again when it is next needed."""
-        self._fs.delete_dir(self._path(_folder(kind, digest)))
+        folder = _folder(kind, digest)
+        self.delete(f"{folder}/result.json")  # first, so that a kill leaves no entry without its files
+        self.delete_tree(folder)
 
     def _entry(self, kind: str, digest: str) -> dict[str, Any]:
         content = self.read(f"{_folder(kind, digest)}/result.json")
@@ -150,45 +193,124 @@ class Store:
 
     def _set_aside(self, kind: str, digest: str, why: str) -> None:
         place = f"damaged/{kind}-{digest[:16]}-{int(time.time())}-{uuid.uuid4().hex[:6]}"
-        log.warning("stage %s %s: %s; set aside as %s and computed again", kind, digest[:12], why, place)
-        with contextlib.suppress(FileNotFoundError):  # another process was first
+        try:
             if self.is_folder:
                 self._fs.create_dir(self._path("damaged"))
                 self._fs.move(self._path(_folder(kind, digest)), self._path(place))
             else:  # object stores have no folders to move; without its result the entry does not exist
                 self._fs.move(self._path(f"{_folder(kind, digest)}/result.json"), self._path(f"{place}-result.json"))
+        except FileNotFoundError:  # another process was first
+            pass
+        except OSError as error:  # as in a store that may only be read
+            log.warning("stage %s %s: %s; it cannot be set aside: %s", kind, digest[:12], why, _first_line(error))
+        else:
+            log.warning("stage %s %s: %s; set aside as %s and computed again", kind, digest[:12], why, place)
 
     # Work in progress ---------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def claim(self, digest: str) -> Iterator[bool]:
-        """Hold the right to compute a stage. False, at once, if another process or thread holds it.
+    def claim(self, name: str) -> Iterator[bool]:
+        """Hold the right to compute a stage, or to run a sweep. False, at once, if another process or thread holds it.
 
-        Only a folder has locks. Elsewhere the answer is True: two processes may then compute the same stage, and
-        both write the same entry.
+        A folder has kernel locks, S3 has leases. Elsewhere (`gs://`, an endpoint without conditional writes, S3 without
+        boto3, a shared folder whose server has no locks) the answer is True, after one warning of the process where
+        the user can mend it: two processes may then compute the same stage, and both put a whole entry. The sweep is
+        not refused for that: what is lost is time, and a store without locks is often the only one there is.
+
+        Raises StoreError if the location cannot be asked.
         """
-        if not self.is_folder:
-            yield True
-            return
-        path = Path(self._path(f"locks/{digest}.lock"))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path, thread_local=False)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
+        with self._asked("claimed"):
+            release = self._acquire(name)
+        if release is None:
             yield False
             return
         try:
             yield True
         finally:
-            lock.release()
+            release()
+
+    def is_claimed(self, name: str) -> bool:
+        """Whether a process or thread holds a claim; no, where that cannot be told. Nothing is written."""
+        with self._asked("read"):
+            if not self.is_folder:
+                return self._leases is not None and self._leases.is_held(name)
+            try:
+                lock = os.open(self._lock(name), os.O_RDONLY)
+            except FileNotFoundError:
+                return False
+            try:
+                return not _locked(lock, fcntl.LOCK_SH)
+            except OSError as error:
+                if error.errno in WITHOUT_LOCKS:
+                    return False
+                raise
+            finally:
+                os.close(lock)
+
+    def claims(self) -> list[str]:
+        """What has been claimed and may be no more: the names of all locks or leases."""
+        if self.is_folder:
+            return [name.removesuffix(".lock") for name in self.names("locks")]
+        with self._asked("read"):
+            return self._leases.names() if self._leases else []
+
+    def remove_claim(self, name: str) -> bool:
+        """Remove what an owner that is gone has left of its claim; returns whether there was something to remove."""
+        if not self.is_folder:
+            with self._asked("written"):
+                return self._leases is not None and self._leases.remove_stale(name)
+        with self.claim(name) as mine:
+            if mine:  # whoever has it open and waits notices that it is gone
+                self._lock(name).unlink(missing_ok=True)
+            return mine
+
+    def _acquire(self, name: str) -> Callable[[], None] | None:
+        """How to give the claim back; None if another holds it."""
+        if not self.is_folder:
+            if self._leases is None:
+                return _nothing
+            held = self._leases.acquire(name)
+            return held.release if held else None
+        path = self._lock(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                mine = _locked(lock, fcntl.LOCK_EX)
+                if mine and _is_at(path, lock):
+                    return functools.partial(os.close, lock)
+            except OSError as error:
+                os.close(lock)
+                if error.errno not in WITHOUT_LOCKS:
+                    raise
+                _warn_once(f"storage {self.shown!r} is on a file system without locks ({error.strerror}); {TWICE}")
+                return _nothing
+            os.close(lock)
+            if not mine:
+                return None
+
+    def _lock(self, name: str) -> Path:
+        return Path(self._path(f"locks/{name}.lock"))
+
+    @functools.cached_property
+    def _leases(self) -> lease.Leases | None:
+        if self._fs.type_name != "s3":
+            return None
+        try:
+            return lease.Leases(self.location, self._root, self._fs.region, self._lease_expiry_s)
+        except ImportError:
+            why = "has no leases without boto3; install transfer-bottleneck[cluster]"
+        except lease.Unconditional as error:
+            why = f"has no leases: {error}"
+        _warn_once(f"storage {self.shown!r} {why}; {TWICE}")
+        return None
 
     def save_state(self, digest: str, tensors: Mapping[str, Tensor], meta: Mapping[str, str]) -> None:
         """Keep how far a stage has come, in place of what was kept before."""
         from safetensors.torch import save
 
         content = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, dict(meta))
-        self.write(f"state/{digest}.safetensors", hashlib.sha256(content).digest() + content)
+        self.write(f"state/{digest}.safetensors", hashlib.sha256(content).digest() + content, durable=True)
 
     def load_state(self, digest: str) -> tuple[dict[str, Tensor], dict[str, str]] | None:
         """The state kept last, or None; a damaged one is None, and the stage starts afresh."""
@@ -206,18 +328,38 @@ class Store:
         return load(content), header.get("__metadata__", {})
 
     def drop_state(self, digest: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            self._fs.delete_file(self._path(f"state/{digest}.safetensors"))
+        self.delete(f"state/{digest}.safetensors")
 
     # Files --------------------------------------------------------------------------------------------------------
 
     def read(self, name: str) -> bytes:
-        """The content of a file below the location. Raises FileNotFoundError."""
-        with self._asked("read"), self._fs.open_input_file(self._path(name)) as file:
-            return bytes(file.read())
+        """The content of a file below the location, as it was at one moment. Raises FileNotFoundError."""
+        path = self._path(name)
+        with self._asked("read"):
+            while True:
+                with self._fs.open_input_file(path) as file:
+                    content = bytes(file.read())
+                    tag = None if self.is_folder else self._tag(file)
+                if tag is None or tag == hashlib.md5(content, usedforsecurity=False).hexdigest():
+                    return content
+                # A large or encrypted object has a tag of another kind: it is whole if it still has the same one.
+                with self._fs.open_input_file(path) as file:
+                    if self._tag(file) == tag:
+                        return content
 
-    def write(self, name: str, content: bytes) -> None:
-        """Write a file below the location: readers see the old one or the whole new one, never a part."""
+    def _tag(self, file: Any) -> str | None:
+        """What S3 calls the content of an object. pyarrow asks for its length first and for its bytes afterwards, so an
+        object that is written in between is read with the length of the one and the bytes of the other."""
+        tag = file.metadata().get("ETag") if self._fs.type_name == "s3" else None
+        return tag.decode().strip('"') if tag else None
+
+    def write(self, name: str, content: bytes, *, durable: bool = False) -> None:
+        """Write a file below the location: readers see the old one or the whole new one, never a part.
+
+        Args:
+            durable: the content is on the disk before the file has its name, so that a power cut leaves no file that
+                is there and empty. Object stores do so of themselves.
+        """
         path = self._path(name)
         if not self.is_folder:  # an object store shows an object when its upload has ended
             with self._asked("written"), self._fs.open_output_stream(path) as stream:
@@ -228,7 +370,11 @@ class Store:
         with self._asked("written"):
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
-                part.write_bytes(content)
+                with part.open("wb") as file:
+                    file.write(content)
+                    if durable:
+                        file.flush()
+                        os.fsync(file.fileno())
                 part.replace(target)
             finally:
                 with contextlib.suppress(OSError):
@@ -243,11 +389,21 @@ class Store:
                 with path.open("ab") as file:
                     file.write(line)
             return
-        try:
-            before = self.read(name)
-        except FileNotFoundError:
-            before = b""
-        self.write(name, before + line)
+        with self._appending:
+            writer = self._writers.setdefault(name, segments.Writer())
+            segment, content = writer.add(line)
+            self.write(f"{name}/{segment}", content)
+            for whole, parts in writer.merges():
+                self.write(f"{name}/{whole}", b"".join(self.read(f"{name}/{part}") for part in parts))
+                for part in parts:
+                    self.delete(f"{name}/{part}")
+
+    def lines(self, name: str) -> list[bytes]:
+        """What has been appended to a file so far. Raises FileNotFoundError."""
+        while parts := [] if self.is_folder else segments.readable(self.names(name)):
+            with contextlib.suppress(FileNotFoundError):  # its writer has put segments together since: look again
+                return b"".join(self.read(f"{name}/{part}") for part in parts).splitlines()
+        return self.read(name).splitlines()
 
     def names(self, folder: str) -> list[str]:
         """The files and folders directly below a folder, sorted; none if there is no such folder."""
@@ -256,14 +412,43 @@ class Store:
             infos = self._fs.get_file_info(selector)
         return sorted(info.base_name for info in infos if not info.base_name.startswith("."))
 
+    def files(self, folder: str) -> list[File]:
+        """All files below a folder; none if there is no such folder."""
+        if self.is_folder:
+            found = []
+            for path in Path(self._path(folder)).rglob("*"):
+                with contextlib.suppress(FileNotFoundError):  # removed since it was listed
+                    if path.is_file():
+                        stat = path.stat()
+                        name = str(path.relative_to(self._root))
+                        found.append(File(name, stat.st_size, max(stat.st_mtime, stat.st_atime)))
+            return found
+        selector = fs.FileSelector(self._path(folder), allow_not_found=True, recursive=True)
+        with self._asked("read"):
+            infos = [info for info in self._fs.get_file_info(selector) if info.type == fs.FileType.File]
+        return [File(info.path.removeprefix(f"{self._root}/"), info.size, info.mtime.timestamp()) for info in infos]
+
+    def delete(self, name: str) -> None:
+        """Remove a file; one that is not there is fine."""
+        with self._asked("written"), contextlib.suppress(FileNotFoundError):
+            self._fs.delete_file(self._path(name))
+
+    def delete_tree(self, folder: str) -> None:
+        """Remove a folder and all that is in it; one that is not there is fine."""
+        with self._asked("written"), contextlib.suppress(FileNotFoundError):
+            self._fs.delete_dir(self._path(folder))
+
     @property
     def folder(self) -> str | None:
         """The location as a path; None if it is no folder of a file system."""
         return self._root if self.is_folder else None
 
     def path(self, name: str) -> str:
-        """Where a file lies, for people and for programs that open it themselves."""
-        return self._path(name) if self.is_folder else f"{self.location.rstrip('/')}/{name}"
+        """Where a file lies, for people and for programs that open it themselves; without a password."""
+        if self.is_folder:
+            return self._path(name)
+        place, mark, query = self.shown.partition("?")
+        return f"{place.rstrip('/')}/{name}{mark}{query}"
 
     @contextlib.contextmanager
     def _asked(self, what: str) -> Iterator[None]:
@@ -273,7 +458,12 @@ class Store:
         except OSError as error:
             if what == "read" and isinstance(error, FileNotFoundError):
                 raise
-            raise StoreError(f"storage {self.location!r} cannot be {what}: {_first_line(error)}") from error
+            raise StoreError(f"storage {self.shown!r} cannot be {what}: {_first_line(error)}") from error
+
+    def _at_once(self, function: Callable[[Value], Answer], values: Sequence[Value]) -> list[Answer]:
+        """A function of many values, with many requests under way at the same time."""
+        with ThreadPoolExecutor(THREADS) as threads:
+            return list(threads.map(function, values))
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
@@ -292,5 +482,50 @@ def _sealed(entry: Mapping[str, Any]) -> bytes:
     return _json({**entry, "sha256": hashlib.sha256(_json(entry)).hexdigest()})
 
 
+TWICE = "two processes may compute the same stage, which costs time and nothing else"
+_warned: set[str] = set()
+
+
+def _warn_once(message: str) -> None:
+    if message not in _warned:
+        _warned.add(message)
+        log.warning("%s", message)
+
+
+def _nothing() -> None:
+    """How a claim is given back where there are none."""
+
+
+def _locked(lock: int, how: int) -> bool:
+    try:
+        fcntl.flock(lock, how | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        raise
+    return True
+
+
+def _is_at(path: Path, lock: int) -> bool:
+    """Whether an open file still has its name: a lock on a file that was removed in between locks nothing."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(lock))
+    except FileNotFoundError:
+        return False
+
+
+def _tensors_name(file: str) -> str:
+    """The name that a file of tensors was put under; earlier versions wrote no part of its checksum into it."""
+    return re.sub(r"(-[0-9a-f]{12})?\.safetensors$", "", file)
+
+
+def _one_request_a_file(location: str) -> str:
+    """A small file goes to S3 in one request, not in the three of an upload in parts."""
+    if not location.startswith("s3://") or "allow_delayed_open" in location:
+        return location
+    return f"{location}{'&' if '?' in location else '?'}allow_delayed_open=true"
+
+
 def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    said = without_password(str(error))
+    return said.splitlines()[0] if said else type(error).__name__

@@ -46,7 +46,6 @@ log = logging.getLogger(__name__)
 Note = Callable[..., None]  # Journal.write: (event, **what)
 
 MAX_KEPT_FLOATS = 2**26  # of networks in memory: those used last
-WAIT_S = 0.2  # between looks at stages that others are computing
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ def _all(stages: list[StageSpec], work: _Work, report_every_s: float) -> Generat
             if not finished:
                 pending.append(stage)
         if not moved:
-            time.sleep(WAIT_S)
+            time.sleep(work.store.patience_s)
             yield work.progress(stages, pending, "waiting for a stage that another trial computes")
 
 

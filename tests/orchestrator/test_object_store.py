@@ -1,0 +1,78 @@
+"""A sweep on S3: two nodes of a real Ray cluster share a bucket, and nothing is computed twice."""
+
+import os
+import subprocess
+import sys
+from collections import Counter
+
+import pandas as pd
+import pytest
+from buckets import bucket
+
+from orchestrator.journal import Journal
+from orchestrator.results import COST_COLUMNS, load
+from trainables.store import Store
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.server,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+SWEEP = """
+name: small
+question: What is kept?
+components:
+  low: {dataset: digits, classes: [0, 1, 2, 3, 4]}
+  odd: {dataset: digits, classes: [1, 3, 5, 7, 9]}
+vary: {mixture: [{low: 1, odd: 1}, {low: 3, odd: 1}], ordering: [shuffled, {sequential: [low, odd]}],
+       architecture: mlp, width: 0.25}
+seeds: 1
+pretrain: {steps: 20, batch_size: 16}
+transfer: {train_examples: 60}
+"""
+
+
+def bottleneck(*arguments, expect=0, **environment):
+    command = [sys.executable, "-m", "orchestrator.cli", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
+    assert done.returncode == expect, done.stderr
+    return done
+
+
+def test_a_sweep_on_s3_from_two_nodes_computes_every_stage_once_and_gives_the_same_table(tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text(SWEEP)
+    with bucket() as made:
+        from ray.cluster_utils import Cluster
+
+        nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        try:
+            nodes.add_node(num_cpus=1)
+            where = {
+                "RAY_ADDRESS": nodes.address,
+                "AWS_ENDPOINT_URL_S3": f"http://{made.endpoint}",
+                "AWS_REGION": "us-east-1",
+                "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
+            }
+            location = f"s3://{made.name}/runs"
+            done = bottleneck("run", path, "--storage", location, **where)
+            assert "stages computed" in done.stderr
+            again = bottleneck("run", path, "--storage", location, **where)
+            assert "0 stages computed" in again.stderr
+        finally:
+            nodes.shutdown()
+        store = Store(made.location("runs"))
+        events = [event for event in Journal(store, "small").events() if event["event"] == "stage"]
+        plan = Journal(store, "small").plan()
+        stages = {digest for trial in plan["trials"] for _, digest in trial["stages"]}
+        assert Counter(event["digest"] for event in events) == Counter(stages)
+        assert len({event["pid"] for event in events}) >= 2
+        assert store.claims() == []
+        on_s3 = load("small", storage=store.location).drop(columns=list(COST_COLUMNS))
+    bottleneck("run", path, "--storage", tmp_path / "runs", MLFLOW_TRACKING_URI=where["MLFLOW_TRACKING_URI"])
+    in_a_folder = load("small", storage=str(tmp_path / "runs")).drop(columns=list(COST_COLUMNS))
+    pd.testing.assert_frame_equal(on_s3, in_a_folder)
