@@ -55,12 +55,11 @@ setsid flock --nonblock mlflow.lock bash -c '
         sleep 5
     done' "$artifacts" >>mlflow.log 2>&1 </dev/null &
 
-for _ in $(seq 120); do
-    if python -c 'import urllib.request as u; u.urlopen("http://127.0.0.1:5000/health", timeout=5)' 2>/dev/null; then
-        exit 0
+until (exec 3<>/dev/tcp/127.0.0.1/5000) 2>/dev/null; do
+    if ((SECONDS > 300)); then
+        echo "MLflow does not listen on 127.0.0.1:5000 after five minutes; the end of $here/mlflow.log:" >&2
+        tail -n 20 mlflow.log >&2
+        exit 1
     fi
     sleep 1
 done
-echo "MLflow does not answer on 127.0.0.1:5000 after two minutes; the end of $here/mlflow.log:" >&2
-tail -n 20 mlflow.log >&2
-exit 1
