@@ -59,7 +59,7 @@ def cluster(tmp_path_factory):
     with hosts(ADDRESSES, shared=shared, work=work, settings=SETTINGS) as machines:
         laptop = machines["laptop"]
         laptop.run("(umask 077; ray get-auth-token --generate >/dev/null)")
-        laptop.run("ray up --yes cluster.yaml", timeout=600)
+        laptop.run("ray up --yes cluster.yaml", timeout=900)
         yield machines, shared
 
 
