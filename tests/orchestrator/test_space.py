@@ -303,7 +303,8 @@ def test_a_condition_on_steps_has_those_of_the_pretraining_elsewhere():
 EVERY_AXIS = (
     "{mixture: [proportional, {simplex: {resolution: 12, min: {c: 0.25}, sums: [{components: [a, c], max: 0.75}]}}], "
     "ordering: [shuffled, {curriculum: easy_first}], architecture: [mlp, vit_tiny], "
-    "width: {range: [0.25, 2], log: true}, depth: {range: [1, 6]}, representation: [single, {cat: 2}], steps: {range: [10, 1000], log: true}, "
+    "width: {range: [0.25, 2], log: true}, depth: {range: [1, 6]}, "
+    "representation: [single, {cat: 2}], steps: {range: [10, 1000], log: true}, "
     "train_examples: [50, all], training: [{}, {dropout: 0.5}], "
     "when: {depth: {architecture: [vit_tiny]}, train_examples: {ordering: [{curriculum: easy_first}]}}}"
 )
