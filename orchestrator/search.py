@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 MIN_STARTUP = 8  # points told before a sampler is asked; more where there are more coordinates
 MAX_POPULATION = 50  # of nsga2
+GENERATION = "NSGAIISampler:generation"  # where Optuna keeps it; what no sampler chose is the first population
 MAX_REASKED = 20  # times for one proposal, if the answers are points that were proposed before
 
 
@@ -97,10 +98,9 @@ class Optimiser:
             trial = study.ask()
             params = self._space.draw(partial(_suggest, trial))
             if self._is_new(params):
-                generation = {k: v for k, v in study.trials[-1].system_attrs.items() if k.endswith(":generation")}
-                return self._add(params, {**(planned[1] if planned else {}), **generation})
+                return self._add(params, planned[1] if planned else _generation(study))
         by_chance = next(self._by_chance(), None)
-        return None if by_chance is None else self._add(by_chance, {})
+        return None if by_chance is None else self._add(by_chance, _generation(study))
 
     def restore(self, params: Mapping[str, Value], attributes: Mapping[str, Any]) -> Proposal:
         """The proposal of an earlier process, to be told or finished; in the order in which they were asked for.
@@ -192,7 +192,7 @@ class Optimiser:
                 self._frozen[number] = _frozen(self._space, proposal.params, outcome, proposal.attributes)
             study.add_trial(self._frozen[number])
         for params, outcome in self._warm:
-            study.add_trial(_frozen(self._space, params, outcome, {}))
+            study.add_trial(_frozen(self._space, params, outcome, {"generation": -1}))  # of no population
         return study
 
     def _sampler(self) -> optuna.samplers.BaseSampler:
@@ -224,6 +224,12 @@ def _reached(values: Sequence[float] | None, violations: Sequence[float]) -> _Ou
     return _Outcome("COMPLETE", tuple(map(float, values)), tuple(map(float, violations)))
 
 
+def _generation(study: optuna.Study) -> dict[str, int]:
+    """The generation of the last trial, for a sampler that has generations."""
+    attributes = study.trials[-1].system_attrs
+    return {"generation": attributes[GENERATION]} if GENERATION in attributes else {}
+
+
 def _suggest(trial: Any, coordinate: Coordinate) -> Any:
     """What a trial of Optuna has at a coordinate."""
     name, values = coordinate.name, coordinate.values
@@ -249,7 +255,7 @@ def _frozen(
         values=outcome.values,
         params=fixed.params,
         distributions=fixed.distributions,
-        system_attrs={name: value for name, value in attributes.items() if name.endswith(":generation")},
+        system_attrs={GENERATION: attributes.get("generation", 0)},
         intermediate_values=stopped,
         constraints={str(place): violation for place, violation in enumerate(outcome.violations)},
     )

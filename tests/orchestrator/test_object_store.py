@@ -4,14 +4,18 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import pytest
 from buckets import bucket
 
-from orchestrator.journal import Journal
+from orchestrator.journal import AlreadyRunning, Journal
+from orchestrator.prepare import prepare
 from orchestrator.results import COST_COLUMNS, load
+from orchestrator.sweep import read
 from trainables.store import Store
+from trainables.trial import run_trial
 
 pytestmark = [
     pytest.mark.slow,
@@ -76,3 +80,29 @@ def test_a_sweep_on_s3_from_two_nodes_computes_every_stage_once_and_gives_the_sa
     bottleneck("run", path, "--storage", tmp_path / "runs", MLFLOW_TRACKING_URI=where["MLFLOW_TRACKING_URI"])
     in_a_folder = load("small", storage=str(tmp_path / "runs")).drop(columns=list(COST_COLUMNS))
     pd.testing.assert_frame_equal(on_s3, in_a_folder)
+
+
+def test_two_workers_with_a_bucket_between_them_compute_every_stage_once(tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text(SWEEP)
+    plan, _ = prepare(read(path, ()), lambda line: None)
+    with bucket() as made:
+        Journal(Store(made.location("runs")), "small").write_plan(SWEEP, plan.as_json())
+
+        def work() -> None:
+            journal = Journal(Store(made.location("runs")), "small")
+            for trial in plan.trials:
+                run_trial(trial, journal.store, device="cpu", note=journal.write)
+
+        with ThreadPoolExecutor(2) as workers:
+            for worker in [workers.submit(work), workers.submit(work)]:
+                worker.result()
+        store = Store(made.location("runs"))
+        events = [event for event in Journal(store, "small").events() if event["event"] == "stage"]
+        stages = {stage.digest for trial in plan.trials for stage in trial.stages()}
+        assert Counter(event["digest"] for event in events) == Counter(stages)
+        assert store.claims() == []
+        with Journal(store, "small").only_driver():
+            assert Journal(store, "small").is_running()
+            with pytest.raises(AlreadyRunning, match="ends within 60 s"), Journal(store, "small").only_driver():
+                pass

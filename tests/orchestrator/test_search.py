@@ -270,6 +270,16 @@ def test_a_constraint_keeps_a_search_out_of_what_violates_it(sampler):
     assert kept < 0.8 * free
 
 
+def test_the_even_design_is_the_first_population_of_a_genetic_search():
+    optimiser = Optimiser(sweep(sampler="nsga2"), SIZES)
+    proposals = []
+    for _ in range(2 * optimiser.startup + 1):
+        proposals.append(optimiser.ask())
+        optimiser.tell(proposals[-1], [distance(proposals[-1])])
+    generations = [proposal.attributes.get("generation", 0) for proposal in proposals]
+    assert generations == [0] * optimiser.startup + [1] * optimiser.startup + [2]
+
+
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
 def test_several_objectives_are_traded_off(sampler):
     """Less of a against less of b: what is best has no c, and there is more than one."""
