@@ -181,9 +181,10 @@ def run(
     planned, sizes = prepare(read, _say)
     uri = tracking_location(store.folder, tracking_uri).value
     from orchestrator.run import run as run_sweep
-    from orchestrator.tracking import check_uri
+    from orchestrator.tracking import check_login, check_uri
 
     check_uri(uri)
+    check_login(uri)
     _say(f"{read.name}: {read.question}")
     outcome = run_sweep(planned, store, sizes, tracking_uri=uri, command=_command(), live=False if plain else None)
     _print_gaps(outcome.table)

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import results
 from orchestrator.journal import Journal
 from orchestrator.progress import State
 from orchestrator.stopping import Stopping
-from orchestrator.tracking import Tracker, trial_record
+from orchestrator.tracking import Tracker, TrialRecord, trial_record
 from orchestrator.work import Work
 from trainables.spec import TrialSpec
 
@@ -146,13 +147,17 @@ class Driver:
 
     def _told(self, trial: TrialSpec, status: Mapping[str, Any]) -> None:
         """Pass on a trial that has all the results that it will have."""
-        kept = self._trials[trial.digest]
-        rows = results.trial_rows(self._plan, kept, self._lookup, {trial.digest: status})
-        self._state.gaps(rows)
-        self._tracker.log(trial_record(self._plan, kept, rows, self._lookup))
+        self._state.gaps(self._rows(trial.digest, status))
+        self._tracker.log(trial.digest, partial(self._record, trial.digest, status))
         if self._search:
             self._search.ended(trial, status)
             self._refill()
+
+    def _rows(self, digest: str, status: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return results.trial_rows(self._plan, self._trials[digest], self._lookup, {digest: status})
+
+    def _record(self, digest: str, status: Mapping[str, Any]) -> TrialRecord:
+        return trial_record(self._plan, self._trials[digest], self._rows(digest, status), self._lookup)
 
     def _refill(self) -> None:
         """Ask the search for as many trials as there is room for."""

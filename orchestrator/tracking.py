@@ -30,7 +30,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from statistics import fmean
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -53,9 +53,11 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds; of itself 120
 }
 RETRY_S = 60.0  # how long a tracker leaves MLflow alone after an error
+LOGIN_S = 10.0  # how long the start of a sweep waits for a server's first answer
 LOCK_S = 60.0  # how long to wait while another process creates the database
 PAGE = 1000  # runs per search
 READERS = 8  # artifacts read at the same time; a server answers each in some milliseconds
+WRITERS = 8  # runs that `sync` writes to a server at the same time; a database has one writer
 MAX_TEXT = 5000  # characters of a tag or param that every MLflow server takes
 # Metrics beside the gaps, each followed by the component.
 MEASURED = {
@@ -73,8 +75,20 @@ ROWS = "bottleneck.rows"  # sha256 of all that the run shows once it has ended
 PLAN = "bottleneck.plan"  # on the parent: sha256 of the plan and the sweep's text
 PARENT_RUN = "mlflow.parentRunId"  # nests a child below its parent in MLflow's pages
 NOTE = "mlflow.note.content"
+SOURCE = {"mlflow.source.name": "bottleneck", "mlflow.source.type": "LOCAL"}  # a column of MLflow's table of runs
 EXPERIMENT_KIND = "mlflow.experimentKind"  # lets MLflow's pages open with the table of runs
 RUN_STATUS = {"ok": "FINISHED", "failed": "FAILED", "diverged": "FAILED", "stopped": "KILLED"}
+
+# What a server's status codes mean to whoever runs a sweep: none of them goes away by waiting.
+REFUSALS = {
+    401: "it refuses the login; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
+    403: "it does not allow this; the user lacks the right, or the server does not know itself by the host name in "
+    "the URI (start it with --allowed-hosts NAME,NAME:PORT)",
+    **dict.fromkeys(
+        (404, 405, 501),
+        "a server answers there, but not MLflow; a server with --static-prefix has the prefix in its URI",
+    ),
+}
 
 
 class TrackingError(UserError):
@@ -137,6 +151,7 @@ def trial_record(
         "bottleneck.revision": ", ".join(sorted({row["revision"] for row in rows if row["revision"]})),
         "bottleneck.error": next((row["error"] for row in rows if row["error"]), ""),
         "mlflow.runName": name,
+        **SOURCE,
     }
     return TrialRecord(
         digest=digest,
@@ -264,8 +279,11 @@ class _Finish:
 class Tracker:
     """Writes a sweep's runs from a thread of its own, so that nothing waits for MLflow.
 
-    Whatever goes wrong is logged once, as one warning; the records wait, and are tried again with later ones
-    and at the end.
+    What waits is the digest of a trial and a function that makes its record, not the record: the store has all that
+    it is made from, and a server that is away for days costs no memory.
+
+    Whatever goes wrong is logged once, as one warning. If MLflow is away, the trials wait, and are tried again after
+    RETRY_S, again and again, and at the end; a trial that MLflow refuses is left out, and the others go on.
     """
 
     def __init__(self, uri: str, plan: Mapping[str, Any], *, artifact_location: str | None, sweep_text: str) -> None:
@@ -278,13 +296,14 @@ class Tracker:
         """
         self._uri, self._plan = uri, plan
         self._artifact_location, self._sweep_text = artifact_location, sweep_text
-        self._messages: SimpleQueue[TrialRecord | _Finish] = SimpleQueue()
-        self._waiting: dict[str, TrialRecord] = {}  # by digest: the last record is the one that counts
+        self._messages: SimpleQueue[tuple[str, Callable[[], TrialRecord]] | _Finish] = SimpleQueue()
+        self._waiting: dict[str, Callable[[], TrialRecord]] = {}  # by digest: what was logged last counts
         self._view: _View | None = None
         self._retry_at = 0.0  # on the monotonic clock
         self._runs = 0
         self._warning: str | None = None
         self._synced = False
+        self._refused = 0
         self._done = threading.Event()
         # A daemon: a process that wants to end does not wait for a server that does not answer.
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
@@ -293,9 +312,14 @@ class Tracker:
         """Begin; returns at once. MLflow is imported on the thread, which takes seconds."""
         self._thread.start()
 
-    def log(self, record: TrialRecord) -> None:
-        """Show a trial; returns at once."""
-        self._messages.put(record)
+    def log(self, digest: str, record: Callable[[], TrialRecord]) -> None:
+        """Show a trial; returns at once.
+
+        Args:
+            digest: of the trial.
+            record: makes its record, on the tracker's thread and perhaps more than once.
+        """
+        self._messages.put((digest, record))
 
     def finish(self, status: str, artifacts: Sequence[Path], metrics: Mapping[str, float], timeout_s: float) -> Outcome:
         """Write what is left, then the parent's artifacts and metrics, and end it.
@@ -314,15 +338,25 @@ class Tracker:
 
     def _work(self) -> None:
         self._attempt(self._opened)
-        message = self._messages.get()
-        while isinstance(message, TrialRecord):
-            self._waiting[message.digest] = message
+        message = self._next()
+        while not isinstance(message, _Finish):
+            if message is not None:
+                digest, record = message
+                self._waiting[digest] = record
             if time.monotonic() >= self._retry_at:
                 self._attempt(self._write_waiting)
-            message = self._messages.get()
+            message = self._next()
         finish = message
-        self._synced = self._attempt(lambda: self._end(finish))
+        ended = self._attempt(lambda: self._end(finish))
+        self._synced = ended and not self._refused
         self._done.set()
+
+    def _next(self) -> tuple[str, Callable[[], TrialRecord]] | _Finish | None:
+        """The next message; None when what waits is to be tried again."""
+        try:
+            return self._messages.get(timeout=max(0.0, self._retry_at - time.monotonic()) if self._waiting else None)
+        except Empty:
+            return None
 
     def _attempt(self, step: Callable[[], object]) -> bool:
         try:
@@ -345,12 +379,19 @@ class Tracker:
         view = self._opened()
         while self._waiting:
             digest, record = next(iter(self._waiting.items()))
-            self._runs += _write_trial(view, record)
+            try:
+                self._runs += _write_trial(view, record())
+            except Exception as error:
+                if not _refuses(error):
+                    raise
+                self._refused += 1
+                self._warn(f"trial {digest[:12]}: {_reason(error)}")
             del self._waiting[digest]
 
     def _end(self, finish: _Finish) -> None:
         self._write_waiting()
         view = self._opened()
+        view.open_parent(self._sweep_text, running=True)  # a search has asked for trials since it was opened
         view.end_children()
         view.end_parent(finish.status, finish.artifacts, finish.metrics)
 
@@ -391,7 +432,8 @@ def sync(
     with _one_line(uri):
         view = _View(uri, plan, artifact_location)
         view.open_parent(sweep_text, started=min((r.started for r in known if r.started), default=None))
-        written = sum(_write_trial(view, record) for record in known)
+        with ThreadPoolExecutor(WRITERS if view.on_server else 1) as pool:
+            written = sum(pool.map(lambda record: _write_trial(view, record), known))
         view.end_children()
         finished = max((r.finished for r in known if r.finished), default=None)
         view.end_parent(status, artifacts, metrics or {}, finished)
@@ -431,6 +473,31 @@ def check(uri: str) -> None:
         folder = next(parent for parent in database.parents if parent.exists())
         if not (folder.is_dir() and os.access(folder, os.W_OK)):
             raise PermissionError(f"{str(folder)!r} cannot be written, so the database cannot be created there")
+
+
+def check_login(uri: str) -> None:
+    """Raises TrackingError if a tracking server refuses us: no login or a wrong one, a host name that it does not know.
+
+    That is asked before a sweep starts, because it is a mistake that somebody can mend and that waiting does not: the
+    sweep would go on for days with nobody looking at its one warning. A server that does not answer within LOGIN_S
+    is another matter, which passes by itself: no error, the tracker tries it again while the sweep runs.
+
+    MLflow asks, not a request of ours, so that its tokens, plug-ins, certificates and ~/.mlflow/credentials count.
+    """
+    if not _is_server(uri):
+        return
+    _prepare()
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    asked = {"method": "POST", "json": {"max_results": 1}, "max_retries": 0, "timeout": LOGIN_S}
+    try:
+        path = "/api/2.0/mlflow/experiments/search"
+        status = http_request(get_default_host_creds(uri), path, raise_on_status=False, **asked).status_code
+    except _failures():
+        return
+    if status in REFUSALS:
+        raise TrackingError(f"MLflow at {without_password(uri)}: {REFUSALS[status]}")
 
 
 def check_uri(uri: str) -> None:
@@ -488,10 +555,11 @@ class _View:
 
     def __init__(self, uri: str, plan: Mapping[str, Any], artifact_location: str | None) -> None:
         self.client = _client(uri, create=True)
-        self._plan = plan
+        self.on_server = _is_server(uri)
+        self._uri, self._plan = uri, plan
         self._sweep = str(plan["sweep"])
-        on_server = urlsplit(uri).scheme in ("http", "https")
-        self.experiment = _experiment(self.client, plan, None if on_server else artifact_location)
+        self.created = False  # whether a run of a trial was asked for
+        self.experiment = _experiment(self.client, plan, None if self.on_server else artifact_location)
         self._find()
 
     def _find(self) -> None:
@@ -526,20 +594,35 @@ class _View:
         content = _sha256([plan, sweep_text])
         if self._parent is None:
             note = _text(str(self._plan["question"]))
-            tags = {PARENT: self._sweep, "bottleneck.sweep": self._sweep, NOTE: note}
+            tags = {PARENT: self._sweep, "bottleneck.sweep": self._sweep, NOTE: note, **SOURCE}
             self._parent = _as_run(
                 self.client.create_run(self.experiment, _ms(started), tags, run_name=_line(self._sweep))
             )
         elif running and self._parent.ended:
             self.client.update_run(self._parent.id, status="RUNNING")
+            self._parent = replace(self._parent, status="RUNNING")
         if self._parent.tags.get(PLAN) != content or self._parent.lacks("plan.json"):
-            self.client.log_text(self._parent.id, sweep_text, "sweep.yaml")
-            self.client.log_text(self._parent.id, json.dumps(plan, indent=1), "plan.json")
+            self.write_files(self._parent, {"sweep.yaml": sweep_text, "plan.json": json.dumps(plan, indent=1)})
             self.client.set_tag(self._parent.id, PLAN, content)
 
+    def write_files(self, run: _Run, files: Mapping[str, str]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            for name, text in files.items():
+                Path(folder, name).write_text(text, encoding="utf-8")
+            self._upload(run, [Path(folder, name) for name in files])
+
+    def _upload(self, run: _Run, files: Iterable[Path]) -> None:
+        """The client's `log_artifact` asks the server for the run first, which we have."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        place = get_artifact_repository(run.artifacts, tracking_uri=self._uri)
+        for path in files:
+            place.log_artifact(str(path))
+
     def end_children(self) -> None:
-        """No run of a trial stays RUNNING, and none is there twice, also where a server's answer was lost."""
-        self._find()
+        """No run of a trial stays RUNNING, and none is there twice, also where the answer to a creation was lost."""
+        if self.created:
+            self._find()
         for run in (*self.trials.values(), *self._others):
             if not run.ended:
                 self.client.set_terminated(run.id, "KILLED")
@@ -551,8 +634,7 @@ class _View:
         metrics: Mapping[str, float],
         finished: float | None = None,
     ) -> None:
-        for path in artifacts:
-            self.client.log_artifact(self.parent.id, str(path))
+        self._upload(self.parent, artifacts)
         self.client.log_batch(self.parent.id, metrics=_as_metrics(metrics, int(time.time() * 1000)), synchronous=True)
         if self.parent.status != status:
             self.client.set_terminated(self.parent.id, status, _ms(finished))
@@ -576,9 +658,9 @@ def _write_trial(view: _View, record: TrialRecord) -> bool:
         client.delete_run(run.id)
         run = None
     if run is None:
+        view.created = True
         run = _as_run(client.create_run(view.experiment, _ms(record.started), tags, run_name=record.name))
-    for name, text in record.artifacts.items():
-        client.log_text(run.id, text, name)
+    view.write_files(run, record.artifacts)
     # Where a kill came after some of this, MLflow takes equal params and equal points again.
     fixed = {} if run.whole else _fixed(record)
     changed = {key: value for key, value in tags.items() if run.tags.get(key) != value}
@@ -695,11 +777,9 @@ def _client(uri: str, *, create: bool) -> Any:
     database = _sqlite_file(uri)
     if database is not None and not create and not database.exists():
         raise TrackingError(f"there is no MLflow database {str(database)!r}; `bottleneck sync` writes one")
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    _prepare()
     from mlflow.tracking import MlflowClient
 
-    _quieten()
     if database is None:
         return MlflowClient(tracking_uri=uri)
     if create:
@@ -758,8 +838,16 @@ def _sqlite_file(uri: str) -> Path | None:
     return None if name in (None, "", ":memory:") else Path(name).absolute()
 
 
-def _quieten() -> None:
-    """MLflow logs a traceback of what it also raises, urllib3 a warning for every retry: we say it once."""
+def _is_server(uri: str) -> bool:
+    return urlsplit(uri).scheme in ("http", "https")
+
+
+def _prepare() -> None:
+    """Import MLflow with our settings: it logs a traceback of what it also raises, and we say things once."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import mlflow  # noqa: F401
+
     if "MLFLOW_LOGGING_LEVEL" not in os.environ:
         for name in ("mlflow", "alembic", "urllib3.connectionpool"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -787,12 +875,28 @@ def _failures() -> tuple[type[Exception], ...]:
     return (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError)
 
 
+def _refuses(error: Exception) -> bool:
+    """Whether MLflow answered, and does not take what it was given: trying again brings the same answer."""
+    from mlflow.exceptions import MlflowException
+
+    return isinstance(error, MlflowException) and error.get_http_status_code() in (400, 413, 422)
+
+
 def _reason(error: BaseException) -> str:
-    """The first line of the system's own error below the libraries' wrappings, or else of the error."""
+    """One line: our own words for what a server refuses, the system's error below the libraries' wrappings, or else
+    the error's first line."""
     cause: BaseException | None = error
     while cause is not None:
+        status = getattr(cause, "get_http_status_code", lambda: None)()
+        if status in (401, 403):
+            return REFUSALS[status]
         if isinstance(cause, (OSError, sqlite3.Error)):
             error = cause
         cause = cause.__cause__ or cause.__context__
+    if isinstance(error, ModuleNotFoundError) and str(error.name).startswith("psycopg"):
+        return (
+            f"PostgreSQL's driver {error.name!r} is not installed; write postgresql+psycopg2:// for psycopg2, which "
+            "comes with the extra `cluster`"
+        )
     lines = without_password(str(error)).strip().splitlines()
     return lines[0] if lines else type(error).__name__

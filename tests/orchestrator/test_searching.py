@@ -65,6 +65,7 @@ def test_a_search_goes_on_from_its_store_and_stopped_trials_can_be_brought_to_th
     assert set(statuses(first)) == {"ok", "stopped"}
     assert first.loc[first["status"] == "stopped", "gap"].isna().all()
     assert first.loc[first["status"] == "stopped", "error"].str.contains("at step").all()
+    assert load("searched", tracking_uri=f"sqlite:///{storage}/mlflow.db").equals(first)
 
     done = bottleneck(*again)
     assert "0 stages computed" in done.stderr

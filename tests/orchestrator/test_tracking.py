@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.server
 import json
 import logging
@@ -10,238 +9,50 @@ import math
 import os
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from made_up_sweeps import (
+    COMPONENTS,
+    TEXT,
+    MadeUp,
+    artifact_folder,
+    assert_whole,
+    children_of,
+    made_up,
+    named,
+    parent_of,
+    runs_of,
+    wait_until,
+)
+from tracking_servers import answers, free_port
 
 from orchestrator import results, tracking
 from orchestrator.journal import Journal
-from orchestrator.tracking import Outcome, Tracker, TrackingError, TrialRecord, read_rows, sync, trial_record
+from orchestrator.tracking import Outcome, TrackingError, read_rows, trial_record
 from trainables.store import Store
 
 # MLflow 3.17 on SQLAlchemy 2.1, on first use of a database. Nothing of ours warns.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
 
-COMPONENTS = ("clothes", "digits-2", "Kana_x")
-TEXT = "name: made-up\nquestion: Does it work?\n"
 HOSTILE = "<script>alert(1)</script> '; DROP TABLE runs; --\n\0 \ud800 \u202e é 🏃 " + "x" * 9000
-
-
-# A sweep that was never run ----------------------------------------------------------------------------------
-
-
-@dataclass
-class MadeUp:
-    """A plan, and the results of its stages: what a store would have."""
-
-    plan: dict[str, Any]
-    stages: dict[tuple[str, str], dict[str, Any]]
-    states: dict[str, dict[str, Any]]
-
-    def lookup(self, kind: str, digest: str) -> Mapping[str, Any] | None:
-        return self.stages.get((kind, digest))
-
-    def rows(self) -> list[dict[str, Any]]:
-        return results.rows(self.plan, self.lookup, self.states)
-
-    def records(self) -> list[TrialRecord]:
-        return [
-            trial_record(
-                self.plan,
-                trial,
-                results.trial_rows(self.plan, trial, self.lookup, self.states),
-                self.lookup,
-            )
-            for trial in self.plan["trials"]
-        ]
-
-    def sync(self, uri: str, **changes: Any) -> int:
-        options: dict[str, Any] = {"sweep_text": TEXT, "artifacts": [], "status": "FINISHED"}
-        options |= {"artifact_location": artifact_folder(uri)} | changes
-        return sync(uri, self.plan, self.records(), **options)
-
-    def tracker(self, uri: str) -> Tracker:
-        tracker = Tracker(uri, self.plan, artifact_location=artifact_folder(uri), sweep_text=TEXT)
-        tracker.start()
-        return tracker
-
-    def diverge(self, trial: int, seed: int = 0) -> None:
-        """Let the mixture's pretraining of one seed end in NaN."""
-        cells = [c for c in self.plan["trials"][trial]["cells"] if c["seed"] == seed]
-        for cell in cells:
-            key = ("pretrain", cell["pretrain"][0])
-            self.stages[key] = {"status": "diverged", "diverged_at": 17, "started": 1.7e9, "device": "cpu"}
-            self.stages.pop(("probe", cell["transfer"]), None)
-
-    def fail(self, trial: int, error: str) -> None:
-        """Take a trial's own probes away and let the journal say why."""
-        planned = self.plan["trials"][trial]
-        for cell in planned["cells"]:
-            self.stages.pop(("probe", cell["transfer"]), None)
-        self.states[planned["digest"]] = {"status": "failed", "error": error}
-
-
-def made_up(sweep: str, trials: int = 3, seeds: Sequence[int] = (0, 1), points: int = 5) -> MadeUp:
-    stages: dict[tuple[str, str], dict[str, Any]] = {}
-    planned = []
-    for number in range(trials):
-        shares = dict(zip(COMPONENTS, (2 / 3, 1 / 3, 0.0), strict=True))
-        cells = []
-        for seed in seeds:
-            pretrain = named("pretrain", sweep, number, seed)
-            stages["pretrain", pretrain] = pretrained(pretrain, number, points)
-            for component, weight in shares.items():
-                direct = named("direct", component, seed)
-                cell: dict[str, Any] = {
-                    "seed": seed,
-                    "component": component,
-                    "weight": weight,
-                    "transfer": named("transfer", pretrain, component),
-                    "direct": direct,
-                    "random_init": named("random_init", component, seed),
-                    "raw": None,
-                    "retention": None,
-                    "trajectory": None,
-                    "protocol": "linear_probe",
-                    "shots": None,
-                    "primary": True,
-                    "tunes": False,
-                    "untrained": None,
-                    "teachers": [],
-                    "pretrain": [pretrain],
-                    "paid": [pretrain],
-                    "baselines": [
-                        {"probe": direct, "pretrain": named("direct_pretrain", component, seed), "steps": 100}
-                    ],
-                }
-                cells.append(cell)
-                for kind in ("transfer", "direct", "random_init"):
-                    stages["probe", cell[kind]] = probed(cell[kind], number)
-                stages["probe", cell["random_init"]]["test_accuracy"] /= 100  # so baselines are valid
-                baseline = cell["baselines"][0]["pretrain"]
-                stages["pretrain", baseline] = pretrained(baseline, 0, points)
-        design = {
-            "mixture": shares,
-            "mixture_label": "clothes 66.7 % + digits-2 33.3 %",
-            "label": f"two thirds clothes, {100 + number} steps",
-            "ordering": "shuffled",
-            "architecture": "cnn",
-            "width": 0.5,
-            "depth": None,
-            "representation": "single",
-            "steps": 100 + number,
-            "train_examples": 1000,
-            "training": "",
-        }
-        planned.append({"digest": named("trial", sweep, number), "design": design, "cells": cells})
-    plan = {
-        "sweep": sweep,
-        "question": "Does it work?",
-        "direct_kind": "same_steps",
-        "label_space": "joint",
-        "protocol": "linear_probe",
-        "components": {name: {"dataset": "made-up", "num_classes": 10} for name in COMPONENTS},
-        "trials": planned,
-    }
-    return MadeUp(plan=plan, stages=stages, states={})
-
-
-def named(*what: object) -> str:
-    return hashlib.sha256(repr(what).encode()).hexdigest()
-
-
-def share_of(digest: str, salt: str = "") -> float:
-    """A number in [0, 1) with all its digits, different for every digest."""
-    return int(named(digest, salt)[:13], 16) / 16**13
-
-
-def pretrained(digest: str, number: int, points: int) -> dict[str, Any]:
-    return {
-        "status": "ok",
-        "seconds": 10 + share_of(digest),
-        "examples": 12_800,
-        "device": "cpu",
-        "parameters": 1234,
-        "flops": 5678,
-        "loss_curve": [[step * 10, 2.3 / (step + 1 + share_of(digest))] for step in range(points)],
-        "started": 1.7e9 + 100 * number,
-        "finished": 1.7e9 + 100 * number + 10.25,
-        "revision": "abc1234",
-        "versions": "torch 2.15.0",
-    }
-
-
-def probed(digest: str, number: int) -> dict[str, Any]:
-    return {
-        "status": "ok",
-        "test_accuracy": share_of(digest),
-        "test_loss": 1 / 3,
-        "validation_accuracy": share_of(digest, "validation"),
-        "head_accuracy": None,
-        "chance_accuracy": 0.1,
-        "chosen": {"l2": 1e-5},
-        "num_features": 128,
-        "num_train": 500,
-        "num_test": 1000,
-        "started": 1.7e9 + 100 * number + 10.25,
-        "finished": 1.7e9 + 100 * number + 12.5,
-        "revision": "abc1234",
-        "versions": "torch 2.15.0",
-    }
 
 
 # What MLflow has ---------------------------------------------------------------------------------------------
 
 
-def artifact_folder(uri: str) -> str | None:
-    return str(Path(uri.removeprefix("sqlite:///")).parent / "art") if uri.startswith("sqlite") else None
-
-
-def runs_of(uri: str, sweep: str) -> list[Any]:
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(tracking_uri=uri)
-    experiment = client.get_experiment_by_name(sweep)
-    return list(client.search_runs([experiment.experiment_id], max_results=1000)) if experiment else []
-
-
-def children_of(uri: str, sweep: str) -> list[Any]:
-    children = [run for run in runs_of(uri, sweep) if tracking.DIGEST in run.data.tags]
-    return sorted(children, key=lambda run: run.data.tags["bottleneck.position"])
-
-
-def parent_of(uri: str, sweep: str) -> Any:
-    [parent] = [run for run in runs_of(uri, sweep) if run.data.tags.get(tracking.PARENT) == sweep]
-    return parent
-
-
 def artifacts_of(run: Any) -> set[str]:
     return {path.name for path in Path(run.info.artifact_uri).iterdir()}
-
-
-def assert_whole(uri: str, sweep: MadeUp) -> None:
-    """One parent, one run per trial below it, all ended, and the table that the store gives, column by column."""
-    name = sweep.plan["sweep"]
-    parent, children = parent_of(uri, name), children_of(uri, name)
-    assert [run.data.tags[tracking.DIGEST] for run in children] == [t["digest"] for t in sweep.plan["trials"]]
-    assert {run.data.tags[tracking.PARENT_RUN] for run in children} == {parent.info.run_id}
-    assert {run.info.status for run in runs_of(uri, name)} <= {"FINISHED", "FAILED"}
-    expected, found = results.table(sweep.rows()), results.load(name, tracking_uri=uri)
-    assert list(found.columns) == list(results.COLUMNS)
-    for column in results.COLUMNS:
-        assert found[column].equals(expected[column]), column
 
 
 @pytest.fixture(scope="module")
@@ -263,9 +74,7 @@ def new_uri(tmp_path: Path) -> str:
 @pytest.fixture
 def closed_uri() -> str:
     """A loopback port where nothing listens."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+    return f"http://127.0.0.1:{free_port()}"
 
 
 # Records -----------------------------------------------------------------------------------------------------
@@ -355,7 +164,7 @@ def test_a_tracked_sweep_is_the_same_table(uri: str, sweep: MadeUp, tmp_path: Pa
     report.write_text("<p>report</p>")
     tracker = sweep.tracker(uri)
     for record in sweep.records():
-        tracker.log(record)
+        tracker.log(record.digest, lambda record=record: record)
     outcome = tracker.finish("FINISHED", [report], {"trials/ok": 3.0}, 120)
     assert outcome == Outcome(synced=True, runs=3, warning=None)
     assert_whole(uri, sweep)
@@ -388,7 +197,7 @@ def test_writing_again_changes_nothing(uri: str, sweep: MadeUp) -> None:
     assert sweep.sync(uri) == 0
     tracker = sweep.tracker(uri)
     for record in (*sweep.records(), *sweep.records()):
-        tracker.log(record)
+        tracker.log(record.digest, lambda record=record: record)
     assert tracker.finish("FINISHED", [], {}, 120) == Outcome(synced=True, runs=0, warning=None)
     assert [run.to_dictionary() for run in children_of(uri, sweep.plan["sweep"])] == before
     assert_whole(uri, sweep)
@@ -402,11 +211,11 @@ def power_goes_at(method: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
         raise OSError("the power went")
 
     with monkeypatch.context() as patched:
-        patched.setattr(MlflowClient, method, stop)
+        patched.setattr(tracking._View if method == "write_files" else MlflowClient, method, stop)
         yield
 
 
-@pytest.mark.parametrize("stopped_at", ["log_text", "log_batch", "set_terminated"])
+@pytest.mark.parametrize("stopped_at", ["write_files", "log_batch", "set_terminated"])
 def test_what_an_interrupted_write_left_is_completed(
     uri: str, sweep: MadeUp, stopped_at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -458,7 +267,7 @@ tracker = tracking.Tracker({new_uri!r}, plan, artifact_location={artifact_folder
 tracker.start()
 for trial in plan["trials"]:
     rows = results.trial_rows(plan, trial, lookup, {{}})
-    tracker.log(tracking.trial_record(plan, trial, rows, lookup))
+    tracker.log(trial["digest"], lambda trial=trial, rows=rows: tracking.trial_record(plan, trial, rows, lookup))
 tracker.finish("FINISHED", [], {{}}, 600)
 """
     root = Path(tracking.__file__).parents[1]
@@ -474,7 +283,7 @@ tracker.finish("FINISHED", [], {{}}, 600)
 
     tracker = sweep.tracker(new_uri)
     for record in sweep.records():
-        tracker.log(record)
+        tracker.log(record.digest, lambda record=record: record)
     assert tracker.finish("FINISHED", [], {}, 120) == Outcome(synced=True, runs=2, warning=None)
     assert_whole(new_uri, sweep)
 
@@ -570,13 +379,6 @@ def test_the_same_sweep_run_again_uses_its_parent_again(uri: str, sweep: MadeUp)
     assert tracker.finish("FAILED", [], {}, 120).synced
     parent = parent_of(uri, sweep.plan["sweep"])
     assert (parent.info.run_id, parent.info.status) == (first, "FAILED")
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 # Thrown away and built again ---------------------------------------------------------------------------------
@@ -743,7 +545,7 @@ def test_a_server_that_is_away_costs_one_warning(
     begun = time.monotonic()
     tracker = sweep.tracker(closed_uri)
     for record in sweep.records():
-        tracker.log(record)
+        tracker.log(record.digest, lambda record=record: record)
     assert time.monotonic() - begun < 1
     outcome = tracker.finish("FINISHED", [], {}, 120)
     assert not outcome.synced
@@ -811,7 +613,7 @@ def test_a_slow_server_holds_nobody_up(
     begun = time.monotonic()
     tracker = sweep.tracker(slow_uri)
     for record in sweep.records():
-        tracker.log(record)
+        tracker.log(record.digest, lambda record=record: record)
     assert time.monotonic() - begun < 1
     outcome = tracker.finish("FINISHED", [], {}, 1)
     assert time.monotonic() - begun < 5
@@ -837,7 +639,7 @@ def test_what_was_logged_while_mlflow_was_away_is_written_when_it_is_back(
     monkeypatch.setattr(tracking, "_client", away_at_first)
     tracker = sweep.tracker(uri)
     for record in sweep.records():
-        tracker.log(record)
+        tracker.log(record.digest, lambda record=record: record)
     assert tracker.finish("FINISHED", [], {}, 120) == Outcome(synced=True, runs=3, warning=None)
     assert len([r for r in caplog.records if r.levelno >= logging.WARNING]) == 1
     monkeypatch.undo()
@@ -856,11 +658,11 @@ def test_a_server_that_comes_up_during_the_sweep_shows_all_of_it(
     monkeypatch.setattr(tracking, "RETRY_S", 0.0)
     first, *others = sweep.records()
     tracker = sweep.tracker(closed_uri)
-    tracker.log(first)
+    tracker.log(first.digest, lambda: first)
     wait_until(lambda: bool(caplog.records))
     with served(closed_uri, tmp_path):
         for record in others:
-            tracker.log(record)
+            tracker.log(record.digest, lambda record=record: record)
         outcome = tracker.finish("FINISHED", [], {}, 120)
         assert outcome == Outcome(synced=True, runs=3, warning=None)
         assert_whole(closed_uri, sweep)
@@ -881,14 +683,6 @@ def served(uri: str, folder: Path) -> Iterator[None]:
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(60)
-
-
-def answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5) as response:
-            return bool(response.status == 200)
-    except OSError:
-        return False
 
 
 @pytest.mark.parametrize("folder", ["./mlruns", "/data/mlruns", "file:///data/mlruns", ""])
