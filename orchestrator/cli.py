@@ -6,6 +6,7 @@ interrupted. Heavy modules are imported inside the commands that use them.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from orchestrator.analysis.summary import Correct
+    from orchestrator.doctor import Finding
     from orchestrator.plan import Assignment, Plan, Price
     from orchestrator.sweep import Sweep
     from trainables.store import Store
@@ -389,20 +391,42 @@ def ui(storage: str | None, tracking_uri: str | None, host: str, port: int) -> N
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", *arguments])
 
 
-@bottleneck.command(short_help="Check whether this machine can run sweeps.")
+@bottleneck.command(short_help="Check whether the machines can run sweeps.")
+@click.argument("sweep", metavar="[SWEEP]", required=False)
 @_storage_option
 @_tracking_option
+@click.option("--cluster", metavar="ADDRESS", help="Check the nodes of this Ray cluster. Default: RAY_ADDRESS.")
+@click.option("--timeout", default=120.0, show_default=True, metavar="SECONDS", help="How long a machine may take.")
 @_json_option
 @click.pass_context
-def doctor(context: click.Context, storage: str | None, tracking_uri: str | None, as_json: bool) -> None:
-    """Check whether this machine can run sweeps: versions, storage, tracking, data, devices."""
+def doctor(
+    context: click.Context,
+    sweep: str | None,
+    storage: str | None,
+    tracking_uri: str | None,
+    cluster: str | None,
+    timeout: float,
+    as_json: bool,
+) -> None:
+    """Check whether this machine can run sweeps, and with RAY_ADDRESS every node of the cluster.
+
+    Versions, storage, tracking, data, devices, clocks, limits, open ports. With SWEEP, the data of its components has
+    to be the same everywhere. Exit 0: all fine; 1: something is not; each such line says what to do.
+    """
     from orchestrator.doctor import examine
 
-    findings = examine(storage, tracking_uri)
+    if cluster:
+        os.environ["RAY_ADDRESS"] = cluster  # as every other command reads it
+    components = None
+    if sweep:
+        from orchestrator.prepare import prepare
+
+        components = prepare(_read(sweep, ()), _say)[0].components
+    findings = examine(storage, tracking_uri, components=components, timeout_s=timeout, say=_say)
     if as_json:
         click.echo(json.dumps([finding._asdict() for finding in findings], indent=2))
     else:
-        _print_table(("", "what", "found"), [(f.mark, f.what, f.found) for f in findings])
+        _print_findings(findings)
     context.exit(0 if all(f.fine for f in findings) else 1)
 
 
@@ -575,6 +599,17 @@ def _cells(row: Sequence[Any]) -> tuple[str, ...]:
     import pandas as pd
 
     return tuple("" if pd.isna(v) else f"{v:.4f}" if isinstance(v, float) else str(v) for v in row)
+
+
+def _print_findings(findings: Sequence[Finding]) -> None:
+    """A section for each machine, all with the same columns."""
+    width = max(len(f.what) for f in findings)
+    for node, found in itertools.groupby(findings, key=lambda f: f.node):
+        click.echo(node)
+        for f in found:
+            click.echo(f"  {f.mark}  {f.what.ljust(width)}  {f.found}" + ("" if f.fine else f"; {f.remedy}"))
+    bad = sum(not f.fine for f in findings)
+    _say(f"{bad} of {len(findings)} findings are not fine" if bad else f"all {len(findings)} findings are fine")
 
 
 def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -234,6 +234,11 @@ class Store:
                 with contextlib.suppress(OSError):
                     part.unlink()
 
+    def delete(self, name: str) -> None:
+        """Remove a file below the location, if there is one."""
+        with self._asked("written"), contextlib.suppress(FileNotFoundError):
+            self._fs.delete_file(self._path(name))
+
     def append(self, name: str, line: bytes) -> None:
         """Add a line to a file that only this process writes."""
         if self.is_folder:
