@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import os
 import re
 import shlex
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from orchestrator.settings import without_password
+from orchestrator.terminal import PrintableFormatter, printable
 from trainables.errors import UserError
 
 # Our models need no pydantic plug-ins, and looking for some costs a tenth of the time that `plan` takes.
@@ -38,6 +40,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 def main() -> None:
     """The `bottleneck` command."""
+    if logging.lastResort:
+        logging.lastResort.setFormatter(PrintableFormatter())
     try:
         code = bottleneck(standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):  # click turns the one into the other
@@ -107,12 +111,16 @@ def validate(sweep: str | None, overrides: Sequence[str], resolved: bool, schema
         raise click.UsageError(f"name a sweep file, or one of: {', '.join(sweeps.canonical())}")
     read = _read(sweep, overrides)
     if resolved:
-        click.echo(sweeps.resolved(read), nl=False)
+        _write(sweeps.resolved(read))
         return
+    from orchestrator.plan import imports
     from orchestrator.prepare import prepare
 
+    if code := imports(component.source(sweeps.Image()) for component in read.components.values()):
+        _show(f"{read.path}: fine, as far as can be told without importing {', '.join(code)}; `plan` imports it")
+        return
     planned, _ = prepare(read, _say)
-    click.echo(f"{read.path}: fine, {len(planned.trials)} trials with {_seeds(planned)}")
+    _show(f"{read.path}: fine, {len(planned.trials)} trials with {_seeds(planned)}")
 
 
 @bottleneck.command(short_help="Show what a sweep would do and cost.")
@@ -145,10 +153,10 @@ def plan(
     lines.append(("MLflow", f"{without_password(tracking.value)}  (from: {tracking.origin})"))
     for component in planned.components.values():
         lines += _component_lines(planned, component)
-    lines += [("imports", name) for name in imports(planned.components.values())]
+    lines += [("imports", name) for name in imports(c.source for c in planned.components.values())]
     _print_pairs(f"{planned.sweep.name}: {planned.sweep.question}", lines)
     if trials:
-        click.echo()
+        _show()
         header = ("trial", "pretrainings", "probes", "FLOPs", "design")
         _print_table(header, [_assignment_row(assignment) for assignment in schedule(planned, sizes, stored)])
 
@@ -271,7 +279,7 @@ def results(
         "table": lambda: _render_table(list(found.columns), [_cells(row) for row in found.itertuples(index=False)]),
     }[form]()
     if output is None:
-        click.echo(text, nl=False)
+        _write(text)
     else:
         output.write_text(text)
 
@@ -291,9 +299,9 @@ def claims(sweeps: Sequence[str], storage: str | None, as_json: bool) -> None:
         return
     header, *rows = judge.rows(found)
     _print_table(header, rows)
-    click.echo()
+    _show()
     for claim in found:
-        click.echo(f"{claim.id}  {claim.statement}\n    {claim.sentence}")
+        _show(f"{claim.id}  {claim.statement}\n    {claim.sentence}")
 
 
 @bottleneck.command(short_help="Tell unused features from lost ones.")
@@ -313,10 +321,10 @@ def ladder(sweeps: Sequence[str], margin: float, storage: str | None, as_json: b
         click.echo(json.dumps([{**plain(one), "sentence": one.sentence} for one in found], indent=1))
         return
     for one in found:
-        click.echo(one.sentence)
+        _show(one.sentence)
         header, *rows = climb.rows(one)
         _print_table(header, rows)
-        click.echo()
+        _show()
 
 
 @bottleneck.command(short_help="Print indices, fits and tests.")
@@ -339,9 +347,9 @@ def analyse(sweeps: Sequence[str], storage: str | None, as_json: bool) -> None:
     if not found:
         _say("no gap has been measured yet; `bottleneck status` shows how far the sweep is")
     for section in found:
-        click.echo(section.title)
+        _show(section.title)
         _print_table(section.header, section.rows)
-        click.echo(f"{section.remark}\n" if section.remark else "")
+        _show(f"{section.remark}\n" if section.remark else "")
 
 
 @bottleneck.command(short_help="Write the report again.")
@@ -355,7 +363,7 @@ def report(sweep: str, storage: str | None, output: Path | None) -> None:
     page = rebuild_report(_store(storage), _name(sweep), _command())
     if output:
         output.write_bytes(page.content)
-    click.echo(str(output or page.path))
+    _show(str(output or page.path))
 
 
 @bottleneck.command(short_help="Bring MLflow up to date with the store.")
@@ -385,7 +393,7 @@ def ui(storage: str | None, tracking_uri: str | None, host: str, port: int) -> N
     store = _store(storage)
     uri = tracking_location(store.folder, tracking_uri).value
     if uri.startswith(("http://", "https://")):
-        click.echo(f"the tracking server shows the runs itself: {without_password(uri)}")
+        _show(f"the tracking server shows the runs itself: {without_password(uri)}")
         return
     arguments = ["ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", *arguments])
@@ -461,7 +469,16 @@ def _command() -> str:
 
 
 def _say(line: str) -> None:
-    click.echo(line, err=True)
+    click.echo(printable(line), err=True)
+
+
+def _show(text: str = "") -> None:
+    click.echo(printable(text))
+
+
+def _write(text: str) -> None:
+    """Data, as it is for a file or a program; a terminal is shown what it does not obey."""
+    click.echo(printable(text) if sys.stdout.isatty() else text, nl=False)
 
 
 def _seeds(planned: Plan) -> str:
@@ -521,9 +538,9 @@ def _component_lines(planned: Plan, component: Any) -> list[tuple[str, str]]:
 
 
 def _print_pairs(title: str, pairs: Sequence[tuple[str, str]]) -> None:
-    click.echo(title)
+    _show(title)
     for what, value in pairs:
-        click.echo(f"  {what:<10} {value}")
+        _show(f"  {what:<10} {value}")
 
 
 def _loaded(sweeps: Sequence[str], storage: str | None) -> pd.DataFrame:
@@ -605,9 +622,9 @@ def _print_findings(findings: Sequence[Finding]) -> None:
     """A section for each machine, all with the same columns."""
     width = max(len(f.what) for f in findings)
     for node, found in itertools.groupby(findings, key=lambda f: f.node):
-        click.echo(node)
+        _show(node)
         for f in found:
-            click.echo(f"  {f.mark}  {f.what.ljust(width)}  {f.found}" + ("" if f.fine else f"; {f.remedy}"))
+            _show(f"  {f.mark}  {f.what.ljust(width)}  {f.found}" + ("" if f.fine else f"; {f.remedy}"))
     bad = sum(not f.fine for f in findings)
     _say(f"{bad} of {len(findings)} findings are not fine" if bad else f"all {len(findings)} findings are fine")
 
@@ -624,7 +641,7 @@ def _render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     for row in (header, ["─" * w for w in widths], *rows):
         cells = [str(c).rjust(w) if r else str(c).ljust(w) for c, w, r in zip(row, widths, right, strict=True)]
         lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines) + "\n"
+    return printable("\n".join(lines)) + "\n"
 
 
 def _is_number(text: str) -> bool:

@@ -43,6 +43,7 @@ import ray  # noqa: E402
 from ray import tune  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
+from orchestrator.settings import without_secrets  # noqa: E402
 from trainables.errors import UserError  # noqa: E402
 from trainables.spec import TrialSpec  # noqa: E402
 
@@ -185,8 +186,8 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
 
 
 def _clean(text: str) -> str:
-    """Text that every file can hold: an error may quote a name with bytes that are no text."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    """Text that every file can hold and everyone may read: an error may quote bytes that are no text, or a password."""
+    return without_secrets(text.encode("utf-8", "backslashreplace").decode())
 
 
 class _LogTail(logging.Handler):
@@ -393,7 +394,7 @@ class _Examiner:
     def refuses_strangers(self) -> bool | None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")}
         done = subprocess.run(
-            [sys.executable, "-c", STRANGER, ray.get_runtime_context().gcs_address],
+            [sys.executable, "-P", "-c", STRANGER, ray.get_runtime_context().gcs_address],
             env={**environment, "RAY_AUTH_MODE": "disabled"},
             capture_output=True,
             text=True,

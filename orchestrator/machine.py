@@ -141,7 +141,7 @@ def devices(question: Question) -> dict[str, Any]:
         processes = [uuid for uuid, _ in _nvidia(program, "--query-compute-apps=gpu_uuid,pid")]
         # In a process of its own: what hangs or dies there leaves this one alone, and no memory of the GPU stays taken.
         child = subprocess.run(
-            [sys.executable, "-c", "from orchestrator.machine import multiply; multiply()"],
+            [sys.executable, "-P", "-c", "from orchestrator.machine import multiply; multiply()"],
             capture_output=True, text=True, timeout=GPU_S, check=False,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
         )  # fmt: skip

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 DEFAULT_STORAGE = "bottleneck-runs"
+LEAST_SECRET = 6  # characters; what is shorter stands in a text by chance
 
 
 class Setting(NamedTuple):
@@ -46,4 +47,16 @@ def _first(*candidates: tuple[str, str | None]) -> Setting | None:
 
 def without_password(text: str) -> str:
     """A text with the user names and passwords of its URIs left out: for people, logs and reports."""
-    return re.sub(r"//[^/@\s]*@", "//", text)
+    without = re.sub(r"//[^/\s]*@", "//", text)
+    return re.sub(r"(?i)([?&](?:password|passwd|pwd|secret|token)=)[^&\s]*", r"\1***", without)
+
+
+def without_secrets(text: str, environment: Mapping[str, str] = os.environ) -> str:
+    """A text without passwords of URIs and without what the environment keeps in variables that name a secret.
+
+    For errors and logs of code that is not ours: an exception may quote the request that failed.
+    """
+    for name, value in environment.items():
+        if len(value) >= LEAST_SECRET and re.search(r"SECRET|PASSWORD|PASSWD|TOKEN|CREDENTIAL|API_?KEY", name):
+            text = text.replace(value, "***")
+    return without_password(text)

@@ -18,11 +18,13 @@ import hashlib
 import json
 import logging
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 from pyarrow import fs
@@ -51,6 +53,12 @@ class Store:
     def __init__(self, location: str | Path) -> None:
         """Raises StoreError if the location's URI cannot be opened."""
         self.location = str(location)
+        if ":" in urlsplit(self.location).netloc.rpartition("@")[0]:
+            bare = re.sub(r"//[^/]*@", "//", self.location)
+            raise StoreError(
+                f"storage {bare!r} was given with a password in its URI, which would be shown and kept; give it in the "
+                "environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), or in a file of credentials"
+            )
         try:
             if "://" in self.location:
                 self._fs, self._root = fs.FileSystem.from_uri(self.location)
@@ -98,6 +106,7 @@ class Store:
             DamagedEntry: the file fails its checksum; the entry has been set aside.
             FileNotFoundError: there is no such stage.
         """
+        from safetensors import SafetensorError
         from safetensors.torch import load
 
         entry = self._entry(kind, digest)
@@ -109,7 +118,11 @@ class Store:
         if hashlib.sha256(content).hexdigest() != entry["files"].get(file):
             self._set_aside(kind, digest, f"{file} does not match its checksum")
             raise DamagedEntry(f"{kind} {digest[:12]}: {file}")
-        tensors: dict[str, Tensor] = load(content)
+        try:
+            tensors: dict[str, Tensor] = load(content)
+        except SafetensorError as error:
+            self._set_aside(kind, digest, f"{file} is no safetensors file")
+            raise DamagedEntry(f"{kind} {digest[:12]}: {file}") from error
         return tensors
 
     def put(
@@ -141,7 +154,8 @@ class Store:
         try:
             entry = json.loads(content)
             intact = content == _sealed({"result": entry["result"], "files": entry["files"]})
-        except (ValueError, KeyError, TypeError):
+            intact = intact and isinstance(entry["result"], dict) and isinstance(entry["files"], dict)
+        except (ValueError, KeyError, TypeError, RecursionError):
             intact = False
         if not intact:
             self._set_aside(kind, digest, "result.json does not match its checksum")
@@ -192,6 +206,7 @@ class Store:
 
     def load_state(self, digest: str) -> tuple[dict[str, Tensor], dict[str, str]] | None:
         """The state kept last, or None; a damaged one is None, and the stage starts afresh."""
+        from safetensors import SafetensorError
         from safetensors.torch import load
 
         try:
@@ -202,8 +217,13 @@ class Store:
         if hashlib.sha256(content).digest() != checksum:
             log.warning("the saved state of stage %s is damaged; it starts afresh", digest[:12])
             return None
+        try:
+            tensors = load(content)  # checks the header, before it is read again
+        except SafetensorError:
+            log.warning("the saved state of stage %s is no safetensors file; it starts afresh", digest[:12])
+            return None
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        return load(content), header.get("__metadata__", {})
+        return tensors, header.get("__metadata__", {})
 
     def drop_state(self, digest: str) -> None:
         with contextlib.suppress(FileNotFoundError):
