@@ -43,7 +43,7 @@ class SweepError(UserError):
 
     def __init__(self, message: str) -> None:
         # A message quotes the file, and a terminal obeys some characters.
-        super().__init__(printable(message).replace("\n", "\\n"))
+        super().__init__(printable(message).replace("\n", "\\n").replace("\t", "\\t"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import socket
 import time
 import uuid
@@ -26,6 +27,9 @@ from filelock import FileLock, Timeout
 
 from trainables.errors import UserError
 from trainables.store import Store
+
+NAME = r"[a-z0-9][a-z0-9._-]{0,63}"  # of a sweep, which is the name of its folder
+NAMES_ARE = "a name of up to 64 lower-case letters, digits, ., _ and - that begins with a letter or a digit is possible"
 
 
 class UnknownSweep(UserError):
@@ -40,6 +44,9 @@ class Journal:
     """The folder of one sweep."""
 
     def __init__(self, store: Store, sweep: str) -> None:
+        """Raises UnknownSweep for what cannot be the name of a sweep, such as a path that leads out of the store."""
+        if not re.fullmatch(NAME, sweep):
+            raise UnknownSweep(f"found {sweep[:100]!r} as the name of a sweep; {NAMES_ARE}")
         self.store = store
         self.sweep = sweep
         self.folder = f"sweeps/{sweep}"
@@ -59,10 +66,10 @@ class Journal:
 
     def _events_of(self, name: str) -> Iterator[dict[str, Any]]:
         for line in self.store.read(f"{self.folder}/journal/{name}").splitlines():
-            try:
-                yield json.loads(line)
-            except ValueError:
-                continue
+            with contextlib.suppress(ValueError, TypeError, LookupError, RecursionError):
+                event = json.loads(line)
+                float(event["time"]), event["event"]  # what is read of every event
+                yield event
 
     def trial_states(self) -> dict[str, dict[str, Any]]:
         """The last `trial` event of each trial since the sweep was last started, by digest.
@@ -85,12 +92,19 @@ class Journal:
     def plan(self) -> dict[str, Any]:
         """What was planned last. Raises UnknownSweep."""
         try:
-            return dict(json.loads(self.store.read(f"{self.folder}/plan.json")))
+            plan: dict[str, Any] = json.loads(self.store.read(f"{self.folder}/plan.json"))
         except FileNotFoundError:
             known = ", ".join(self.store.names("sweeps")) or "none"
             raise UnknownSweep(
                 f"storage {self.store.location!r} has no sweep {self.sweep!r}; it has: {known}"
             ) from None
+        except (ValueError, RecursionError):
+            plan = {}
+        if not isinstance(plan, dict) or plan.get("sweep") != self.sweep:
+            raise UnknownSweep(
+                f"{self.store.path(self.folder)}/plan.json is not the plan of {self.sweep!r}; run the sweep again"
+            )
+        return plan
 
     def text(self) -> str:
         """The sweep that was planned last, as YAML."""

@@ -305,6 +305,8 @@ class Store:
 
 
 def _folder(kind: str, digest: str) -> str:
+    if not (kind.isidentifier() and digest.isalnum()):  # a plan that someone else has written leads nowhere else
+        raise StoreError(f"found {kind!r} and {digest[:100]!r} in place of a kind of stage and its digest")
     return f"stages/{kind}/{digest[:2]}/{digest}"
 
 
