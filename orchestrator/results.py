@@ -383,7 +383,8 @@ def _status(
     if found["transfer"] and found["random_init"] and (direct or not cell["direct"]) and whole:
         return "ok", None
     if state.get("status") == "failed":
-        return "failed", state.get("error")
+        # JSON can hold halves of surrogate pairs, which no file and no terminal takes.
+        return "failed", str(state.get("error") or "").encode("utf-8", "replace").decode() or None
     return "pending", None
 
 
