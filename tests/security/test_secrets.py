@@ -56,7 +56,7 @@ def bottleneck(*arguments, **variables):
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, start_new_session=True
     )
     try:
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=500)
     except BaseException:
         os.killpg(process.pid, signal.SIGKILL)
         raise
