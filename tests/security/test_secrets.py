@@ -1,7 +1,6 @@
 """Secrets are planted wherever people put them; then every byte that a sweep leaves behind is searched for them."""
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -52,15 +51,8 @@ if b"default_worker.py" in Path("/proc/self/cmdline").read_bytes():
 def bottleneck(*arguments, **variables):
     environment = {**os.environ, **PLANTED, **variables}
     command = [sys.executable, "-m", "orchestrator.cli", *map(str, arguments)]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, start_new_session=True
-    )
-    try:
-        out, err = process.communicate(timeout=500)
-    except BaseException:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
-    return process.returncode, out, err
+    done = subprocess.run(command, capture_output=True, env=environment, check=False)
+    return done.returncode, done.stdout, done.stderr
 
 
 def leaks(*places):

@@ -54,11 +54,12 @@ def answer(url, *, data=None, **headers):
         return error.code, error.read().decode()
 
 
-def answers(url, **headers):
+def answered(url, **headers):
+    """The text of a call; none while there is nobody to answer."""
     try:
-        return bool(answer(url, **headers))
+        return answer(url, **headers)[1]
     except OSError:
-        return False
+        return ""
 
 
 def stranger(home, **variables):
@@ -83,7 +84,8 @@ def cluster(tmp_path_factory):
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        wait_for(lambda: answers(f"http://127.0.0.1:{ports[1]}/api/jobs/"), head)
+        nodes, login = f"http://127.0.0.1:{ports[1]}/nodes?view=summary", {"Authorization": f"Bearer {TOKEN}"}
+        wait_for(lambda: "ALIVE" in answered(nodes, **login), head)  # pages come before the node does
         yield tuple(f"127.0.0.1:{port}" for port in ports)
     finally:
         head.send_signal(signal.SIGTERM)  # with --block it ends what it started
@@ -164,7 +166,7 @@ def mlflow_server(tmp_path_factory):
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        wait_for(lambda: answers(f"http://127.0.0.1:{port}/health"), server)
+        wait_for(lambda: answered(f"http://127.0.0.1:{port}/health"), server)
         yield f"127.0.0.1:{port}"
     finally:
         os.killpg(server.pid, signal.SIGTERM)  # the group that the server began with its workers
