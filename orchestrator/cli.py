@@ -6,7 +6,9 @@ interrupted. Heavy modules are imported inside the commands that use them.
 
 from __future__ import annotations
 
+import itertools
 import json
+import logging
 import os
 import re
 import shlex
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from orchestrator.settings import without_password
+from orchestrator.terminal import PrintableFormatter, printable
 from trainables.errors import UserError
 
 # Our models need no pydantic plug-ins, and looking for some costs a tenth of the time that `plan` takes.
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
     from orchestrator.analysis.summary import Correct
     from orchestrator.collect import Choice
+    from orchestrator.doctor import Finding
     from orchestrator.plan import Assignment, Plan, Price
     from orchestrator.sweep import Sweep
     from trainables.store import Store
@@ -37,6 +41,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 def main() -> None:
     """The `bottleneck` command."""
+    if logging.lastResort:
+        logging.lastResort.setFormatter(PrintableFormatter())
     try:
         code = bottleneck(standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):  # click turns the one into the other
@@ -106,12 +112,16 @@ def validate(sweep: str | None, overrides: Sequence[str], resolved: bool, schema
         raise click.UsageError(f"name a sweep file, or one of: {', '.join(sweeps.canonical())}")
     read = _read(sweep, overrides)
     if resolved:
-        click.echo(sweeps.resolved(read), nl=False)
+        _write(sweeps.resolved(read))
         return
+    from orchestrator.plan import imports
     from orchestrator.prepare import prepare
 
+    if code := imports(component.source(sweeps.Image()) for component in read.components.values()):
+        _show(f"{read.path}: fine, as far as can be told without importing {', '.join(code)}; `plan` imports it")
+        return
     planned, _ = prepare(read, _say)
-    click.echo(f"{read.path}: fine, {len(planned.trials)} trials with {_seeds(planned)}")
+    _show(f"{read.path}: fine, {len(planned.trials)} trials with {_seeds(planned)}")
 
 
 @bottleneck.command(short_help="Show what a sweep would do and cost.")
@@ -144,10 +154,10 @@ def plan(
     lines.append(("MLflow", f"{without_password(tracking.value)}  (from: {tracking.origin})"))
     for component in planned.components.values():
         lines += _component_lines(planned, component)
-    lines += [("imports", name) for name in imports(planned.components.values())]
+    lines += [("imports", name) for name in imports(c.source for c in planned.components.values())]
     _print_pairs(f"{planned.sweep.name}: {planned.sweep.question}", lines)
     if trials:
-        click.echo()
+        _show()
         header = ("trial", "pretrainings", "probes", "FLOPs", "design")
         _print_table(header, [_assignment_row(assignment) for assignment in schedule(planned, sizes, stored)])
 
@@ -271,7 +281,7 @@ def results(
         "table": lambda: _render_table(list(found.columns), [_cells(row) for row in found.itertuples(index=False)]),
     }[form]()
     if output is None:
-        click.echo(text, nl=False)
+        _write(text)
     else:
         output.write_text(text)
 
@@ -291,9 +301,9 @@ def claims(sweeps: Sequence[str], storage: str | None, as_json: bool) -> None:
         return
     header, *rows = judge.rows(found)
     _print_table(header, rows)
-    click.echo()
+    _show()
     for claim in found:
-        click.echo(f"{claim.id}  {claim.statement}\n    {claim.sentence}")
+        _show(f"{claim.id}  {claim.statement}\n    {claim.sentence}")
 
 
 @bottleneck.command(short_help="Tell unused features from lost ones.")
@@ -313,10 +323,10 @@ def ladder(sweeps: Sequence[str], margin: float, storage: str | None, as_json: b
         click.echo(json.dumps([{**plain(one), "sentence": one.sentence} for one in found], indent=1))
         return
     for one in found:
-        click.echo(one.sentence)
+        _show(one.sentence)
         header, *rows = climb.rows(one)
         _print_table(header, rows)
-        click.echo()
+        _show()
 
 
 @bottleneck.command(short_help="Print indices, fits and tests.")
@@ -339,9 +349,9 @@ def analyse(sweeps: Sequence[str], storage: str | None, as_json: bool) -> None:
     if not found:
         _say("no gap has been measured yet; `bottleneck status` shows how far the sweep is")
     for section in found:
-        click.echo(section.title)
+        _show(section.title)
         _print_table(section.header, section.rows)
-        click.echo(f"{section.remark}\n" if section.remark else "")
+        _show(f"{section.remark}\n" if section.remark else "")
 
 
 @bottleneck.command(short_help="Write the report again.")
@@ -355,7 +365,7 @@ def report(sweep: str, storage: str | None, output: Path | None) -> None:
     page = rebuild_report(_store(storage), _name(sweep), _command())
     if output:
         output.write_bytes(page.content)
-    click.echo(str(output or page.path))
+    _show(str(output or page.path))
 
 
 @bottleneck.command(short_help="Bring MLflow up to date with the store.")
@@ -454,26 +464,48 @@ def ui(storage: str | None, tracking_uri: str | None, host: str, port: int) -> N
     store = _store(storage)
     uri = tracking_location(store.folder, tracking_uri).value
     if uri.startswith(("http://", "https://")):
-        click.echo(f"the tracking server shows the runs itself: {without_password(uri)}")
+        _show(f"the tracking server shows the runs itself: {without_password(uri)}")
         return
     arguments = ["ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", *arguments])
 
 
-@bottleneck.command(short_help="Check whether this machine can run sweeps.")
+@bottleneck.command(short_help="Check whether the machines can run sweeps.")
+@click.argument("sweep", metavar="[SWEEP]", required=False)
 @_storage_option
 @_tracking_option
+@click.option("--cluster", metavar="ADDRESS", help="Check the nodes of this Ray cluster. Default: RAY_ADDRESS.")
+@click.option("--timeout", default=120.0, show_default=True, metavar="SECONDS", help="How long a machine may take.")
 @_json_option
 @click.pass_context
-def doctor(context: click.Context, storage: str | None, tracking_uri: str | None, as_json: bool) -> None:
-    """Check whether this machine can run sweeps: versions, storage, tracking, data, devices."""
+def doctor(
+    context: click.Context,
+    sweep: str | None,
+    storage: str | None,
+    tracking_uri: str | None,
+    cluster: str | None,
+    timeout: float,
+    as_json: bool,
+) -> None:
+    """Check whether this machine can run sweeps, and with RAY_ADDRESS every node of the cluster.
+
+    Versions, storage, tracking, data, devices, clocks, limits, open ports. With SWEEP, the data of its components has
+    to be the same everywhere. Exit 0: all fine; 1: something is not; each such line says what to do.
+    """
     from orchestrator.doctor import examine
 
-    findings = examine(storage, tracking_uri)
+    if cluster:
+        os.environ["RAY_ADDRESS"] = cluster  # as every other command reads it
+    components = None
+    if sweep:
+        from orchestrator.prepare import prepare
+
+        components = prepare(_read(sweep, ()), _say)[0].components
+    findings = examine(storage, tracking_uri, components=components, timeout_s=timeout, say=_say)
     if as_json:
         click.echo(json.dumps([finding._asdict() for finding in findings], indent=2))
     else:
-        _print_table(("", "what", "found"), [(f.mark, f.what, f.found) for f in findings])
+        _print_findings(findings)
     context.exit(0 if all(f.fine for f in findings) else 1)
 
 
@@ -508,7 +540,16 @@ def _command() -> str:
 
 
 def _say(line: str) -> None:
-    click.echo(line, err=True)
+    click.echo(printable(line), err=True)
+
+
+def _show(text: str = "") -> None:
+    click.echo(printable(text))
+
+
+def _write(text: str) -> None:
+    """Data, as it is for a file or a program; a terminal is shown what it does not obey."""
+    click.echo(printable(text) if sys.stdout.isatty() else text, nl=False)
 
 
 def _seeds(planned: Plan) -> str:
@@ -574,9 +615,9 @@ def _component_lines(planned: Plan, component: Any) -> list[tuple[str, str]]:
 
 
 def _print_pairs(title: str, pairs: Sequence[tuple[str, str]]) -> None:
-    click.echo(title)
+    _show(title)
     for what, value in pairs:
-        click.echo(f"  {what:<10} {value}")
+        _show(f"  {what:<10} {value}")
 
 
 def _loaded(sweeps: Sequence[str], storage: str | None) -> pd.DataFrame:
@@ -654,6 +695,17 @@ def _cells(row: Sequence[Any]) -> tuple[str, ...]:
     return tuple("" if pd.isna(v) else f"{v:.4f}" if isinstance(v, float) else str(v) for v in row)
 
 
+def _print_findings(findings: Sequence[Finding]) -> None:
+    """A section for each machine, all with the same columns."""
+    width = max(len(f.what) for f in findings)
+    for node, found in itertools.groupby(findings, key=lambda f: f.node):
+        _show(node)
+        for f in found:
+            _show(f"  {f.mark}  {f.what.ljust(width)}  {f.found}" + ("" if f.fine else f"; {f.remedy}"))
+    bad = sum(not f.fine for f in findings)
+    _say(f"{bad} of {len(findings)} findings are not fine" if bad else f"all {len(findings)} findings are fine")
+
+
 def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     click.echo(_render_table(header, rows), nl=False)
 
@@ -666,7 +718,7 @@ def _render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     for row in (header, ["─" * w for w in widths], *rows):
         cells = [str(c).rjust(w) if r else str(c).ljust(w) for c, w, r in zip(row, widths, right, strict=True)]
         lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines) + "\n"
+    return printable("\n".join(lines)) + "\n"
 
 
 def _is_number(text: str) -> bool:

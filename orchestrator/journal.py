@@ -19,6 +19,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import socket
 import time
 import uuid
@@ -31,6 +32,8 @@ from trainables.store import Store
 
 log = logging.getLogger(__name__)
 
+NAME = r"[a-z0-9][a-z0-9._-]{0,63}"  # of a sweep, which is the name of its folder
+NAMES_ARE = "a name of up to 64 lower-case letters, digits, ., _ and - that begins with a letter or a digit is possible"
 GC_CLAIM = "gc"  # held by `bottleneck gc` while it looks and removes
 PROBE_S = 1.0  # whoever asks whether a sweep is running may hold its lock for a moment
 
@@ -47,6 +50,9 @@ class Journal:
     """The folder of one sweep."""
 
     def __init__(self, store: Store, sweep: str) -> None:
+        """Raises UnknownSweep for what cannot be the name of a sweep, such as a path that leads out of the store."""
+        if not re.fullmatch(NAME, sweep):
+            raise UnknownSweep(f"found {sweep[:100]!r} as the name of a sweep; {NAMES_ARE}")
         self.store = store
         self.sweep = sweep
         self.folder = f"sweeps/{sweep}"
@@ -66,10 +72,10 @@ class Journal:
 
     def _events_of(self, name: str) -> Iterator[dict[str, Any]]:
         for line in self.store.lines(f"{self.folder}/journal/{name}"):
-            try:
-                yield json.loads(line)
-            except ValueError:
-                continue
+            with contextlib.suppress(ValueError, TypeError, LookupError, RecursionError):
+                event = json.loads(line)
+                float(event["time"]), event["event"]  # what is read of every event
+                yield event
 
     def trial_states(self) -> dict[str, dict[str, Any]]:
         """The last `trial` event of each trial since the sweep was last started, by digest.
@@ -114,10 +120,16 @@ class Journal:
     def plan(self) -> dict[str, Any]:
         """What was planned last, and what a search has asked for since. Raises UnknownSweep."""
         try:
-            plan = dict(json.loads(self.store.read(f"{self.folder}/plan.json")))
+            plan: dict[str, Any] = json.loads(self.store.read(f"{self.folder}/plan.json"))
         except FileNotFoundError:
             known = ", ".join(self.store.names("sweeps")) or "none"
             raise UnknownSweep(f"storage {self.store.shown!r} has no sweep {self.sweep!r}; it has: {known}") from None
+        except (ValueError, RecursionError):
+            plan = {}
+        if not isinstance(plan, dict) or plan.get("sweep") != self.sweep:
+            raise UnknownSweep(
+                f"{self.store.path(self.folder)}/plan.json is not the plan of {self.sweep!r}; run the sweep again"
+            )
         if plan.get("search"):
             planned = {trial["digest"] for trial in plan["trials"]}
             asked = [e["plan"] for e in self._since_start() if e["event"] == "asked"]

@@ -6,16 +6,21 @@ computed is in the store, so a trial that starts again goes on from there, and a
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -46,8 +51,10 @@ from ray.tune.schedulers import (  # noqa: E402
     TrialScheduler,
 )
 from ray.tune.search import Searcher  # noqa: E402
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
 from orchestrator import capacity, stopping  # noqa: E402
+from orchestrator.settings import without_secrets  # noqa: E402
 from orchestrator.stopping import Stopping  # noqa: E402
 from trainables.errors import UserError  # noqa: E402
 from trainables.spec import Rung, TrialSpec  # noqa: E402
@@ -275,8 +282,8 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
 
 
 def _clean(text: str) -> str:
-    """Text that every file can hold: an error may quote a name with bytes that are no text."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    """Text that every file can hold and everyone may read: an error may quote bytes that are no text, or a password."""
+    return without_secrets(text.encode("utf-8", "backslashreplace").decode())
 
 
 class _LogTail(logging.Handler):
@@ -476,3 +483,117 @@ def _first_interrupt_ends_in_order(interrupted: threading.Event) -> Iterator[Non
     finally:
         for number, previous in before.items():
             signal.signal(number, previous)
+
+
+# Asking machines ------------------------------------------------------------------------------------------------------
+
+CLOCK_READINGS = 7  # of which the one with the shortest way there and back counts
+STRANGER_S = 20.0
+# A process that knows no token asks the cluster, as anyone on its network can.
+STRANGER = """
+import sys
+from ray._raylet import GcsClient
+from ray.exceptions import AuthenticationError
+try:
+    GcsClient(address=sys.argv[1])
+except AuthenticationError:
+    print("refused")
+else:
+    print("answered")
+"""
+
+
+@dataclass(frozen=True)
+class NodeAnswers:
+    """What a worker on one machine of the cluster says."""
+
+    node: str  # host, address and the beginning of Ray's id
+    answers: Mapping[str, Any]  # by check
+    silent: Mapping[str, str]  # why a check has no answer; of all checks, if no worker starts
+    clock: tuple[float, float] | None  # seconds it is ahead of this machine, and by how much that may be wrong
+    refuses_strangers: bool | None  # whether the cluster turns a call without its token away; None: it cannot be told
+
+
+def on_every_node(
+    checks: Mapping[str, Callable[[Any], Any]], question: Any, timeout_s: float, say: Callable[[str], None]
+) -> list[NodeAnswers]:
+    """Ask a worker, started as those of trials are, on every machine of the cluster of RAY_ADDRESS.
+
+    Args:
+        checks: functions of installed modules; each is given the question.
+        timeout_s: for the worker of a machine to start, and again for its answers.
+        say: told, in a line, how many are asked.
+
+    Raises:
+        LaunchError: there is no such cluster, or it does not let us in.
+    """
+    with _cluster(0, 0):
+        nodes = sorted((n for n in ray.nodes() if n["Alive"]), key=lambda n: (n["NodeManagerHostname"], n["NodeID"]))
+        say(f"asking {len(nodes)} node{'s' if len(nodes) != 1 else ''} of the cluster, up to {2 * timeout_s:g} s")
+        with ThreadPoolExecutor(len(nodes)) as pool:
+            return list(pool.map(lambda node: _asked(node, checks, question, timeout_s), nodes))
+
+
+def _asked(
+    node: Mapping[str, Any], checks: Mapping[str, Callable[[Any], Any]], question: Any, timeout_s: float
+) -> NodeAnswers:
+    name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']}, {node['NodeID'][:6]})"
+    there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+    worker = ray.remote(_Examiner).options(num_cpus=0, scheduling_strategy=there).remote()
+    try:
+        ray.get(worker.time.remote(), timeout=timeout_s)
+        clock = _clock(worker, timeout_s)
+    except Exception as error:
+        return NodeAnswers(name, {}, dict.fromkeys(checks, _why(error, timeout_s)), None, None)
+    deadline = time.monotonic() + timeout_s
+    answers, silent, refuses = {}, {}, None
+    with contextlib.suppress(Exception):  # that it cannot be told is an answer
+        refuses = ray.get(worker.refuses_strangers.remote(), timeout=timeout_s)
+    for check, function in checks.items():
+        try:
+            answers[check] = ray.get(worker.ask.remote(function, question), timeout=max(0, deadline - time.monotonic()))
+        except Exception as error:  # also what only a bug of ours can raise there: the other checks go on
+            silent[check] = _why(error, timeout_s)
+    return NodeAnswers(name, answers, silent, clock, refuses)
+
+
+class _Examiner:
+    """Answers on one machine."""
+
+    def time(self) -> float:
+        return time.time()
+
+    def ask(self, check: Callable[[Any], Any], question: Any) -> Any:
+        return check(question)
+
+    def refuses_strangers(self) -> bool | None:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")}
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", STRANGER, ray.get_runtime_context().gcs_address],
+            env={**environment, "RAY_AUTH_MODE": "disabled"},
+            capture_output=True,
+            text=True,
+            timeout=STRANGER_S,
+            check=False,
+        )
+        return {"refused": True, "answered": False}.get(done.stdout.strip())
+
+
+def _clock(worker: Any, timeout_s: float) -> tuple[float, float]:
+    """Seconds that a worker's clock is ahead of ours, and half the way there and back, which is what that may miss."""
+    readings = []
+    for _ in range(CLOCK_READINGS):
+        sent = time.time()
+        theirs = ray.get(worker.time.remote(), timeout=timeout_s)
+        received = time.time()
+        readings.append(((received - sent) / 2, theirs - (sent + received) / 2))
+    uncertainty, ahead = min(readings)
+    return ahead, uncertainty
+
+
+def _why(error: Exception, timeout_s: float) -> str:
+    """One line about a worker that does not answer."""
+    if isinstance(error, ray.exceptions.GetTimeoutError):
+        return f"no answer within {timeout_s:g} s"
+    cause = getattr(error, "cause", None) or error
+    return _clean(f"{type(cause).__name__}: {' '.join(str(cause).split())}")[:500]

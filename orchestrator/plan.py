@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import json
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -703,6 +704,7 @@ class _Cost:
         return float(examples) * forward + solving
 
 
-def imports(components: Iterable[Component]) -> list[str]:
-    """The installed code that a sweep names and that its trials would import."""
-    return sorted({c.source.dataset for c in components if c.source.dataset.startswith("python:")})
+def imports(sources: Iterable[Source]) -> list[str]:
+    """The installed code that a sweep names, as a dataset or as what one is made from, and that would be imported."""
+    named = (name for source in sources for name in (source.dataset, *json.loads(source.options).values()))
+    return sorted({name for name in named if isinstance(name, str) and name.startswith("python:")})

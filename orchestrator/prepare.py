@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from orchestrator.plan import Plan, architectures, plan, sources
+from orchestrator.plan import Plan, architectures, imports, plan, sources
 from orchestrator.sweep import Image, Sweep
 from trainables import facts
 from trainables.components import default_shape
@@ -20,6 +20,8 @@ def prepare(sweep: Sweep, say: Callable[[str], None]) -> tuple[Plan, dict[str, N
     Raises:
         SweepError: the sweep cannot be planned on this machine: data is missing or damaged, there is no such network.
     """
+    for name in imports(component.source(Image()) for component in sweep.components.values()):
+        say(f"importing {name}, which the sweep names")
     native = {}
     for name, component in sweep.components.items():
         try:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.analysis.gaps import estimate
+from orchestrator.terminal import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -173,7 +174,8 @@ class Display:
             self._show_live()
             return
         while True:
-            print("; ".join(f"{what}: {value}" for what, value in self._state.lines(time.monotonic())), file=sys.stderr)
+            line = "; ".join(f"{what}: {value}" for what, value in self._state.lines(time.monotonic()))
+            print(printable(line), file=sys.stderr)
             if self._closed.wait(PLAIN_LINE_S):
                 return
 
@@ -197,7 +199,7 @@ def _panel(state: State) -> RenderableType:
 
     grid = Table.grid(padding=(0, 2))
     for what, value in state.lines(time.monotonic()):
-        grid.add_row(Text(what, style="dim"), Text(value))
+        grid.add_row(Text(what, style="dim"), Text(printable(value)))
     for doing, rate in list(state.running.values()):
         speed = f"  {rate:,.0f}/s" if rate else ""
         grid.add_row(

@@ -161,6 +161,14 @@ GAPS = ("gap", "relative_gap", "error_ratio", "log_odds_gap", "loss_gap", "recov
 PROBES = ("transfer", "random_init", "untrained", "raw")
 RETENTION = tuple(COLUMNS)[list(COLUMNS).index("retention") : list(COLUMNS).index("peak_accuracy")]
 
+# Values of stored results that the table computes with or shows.
+NUMBERS = (
+    "test_accuracy", "test_loss", "validation_accuracy", "head_accuracy", "chance_accuracy", "num_features",
+    "num_train", "num_test", "missing_classes", "varying_features", "diverged_at", "seconds", "examples",
+    "training_flops", "parameters", "flops", "started", "finished", *RETENTION,
+)  # fmt: skip
+TEXTS = ("status", "reason", "device", "revision", "versions")
+
 # What differs between two runs of the same work: everything else is the same after any restart.
 COST_COLUMNS = ("seconds", "examples_per_second", "device")
 
@@ -375,7 +383,8 @@ def _status(
     if found["transfer"] and found["random_init"] and (direct or not cell["direct"]) and whole:
         return "ok", None
     if state.get("status") in ("failed", "stopped"):
-        return state["status"], state.get("error")
+        # JSON can hold halves of surrogate pairs, which no file and no terminal takes.
+        return state["status"], str(state.get("error") or "").encode("utf-8", "replace").decode() or None
     return "pending", None
 
 
@@ -514,10 +523,24 @@ def store_lookup(store: Store) -> Lookup:
             result = store.get(kind, digest)
             if result is None:
                 return None
+            _require_written_by_us(store, kind, digest, result)
             found[digest] = result
         return found[digest]
 
     return lookup
+
+
+def _require_written_by_us(store: Store, kind: str, digest: str, result: Mapping[str, Any]) -> None:
+    """Raises ResultsError for values that no stage writes. A checksum tells damage, not who wrote the entry."""
+    for names, kinds, said in ((NUMBERS, (int, float), "number"), (TEXTS, (str,), "text")):
+        for name in names:
+            value = result.get(name)
+            if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+                raise ResultsError(
+                    f"storage {store.location!r}: {name} of {kind} {digest[:12]} is {str(value)[:60]!r} and no {said}; "
+                    f"this program did not write it: remove {store.path(f'stages/{kind}/{digest[:2]}/{digest}')} and "
+                    "run the sweep again"
+                )
 
 
 def select(found: pd.DataFrame, where: str | None, columns: Sequence[str] | None) -> pd.DataFrame:

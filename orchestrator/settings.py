@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,7 @@ from typing import NamedTuple
 from trainables.errors import without_password as without_password
 
 DEFAULT_STORAGE = "bottleneck-runs"
+LEAST_SECRET = 6  # characters; what is shorter stands in a text by chance
 
 
 class Setting(NamedTuple):
@@ -43,3 +45,14 @@ def tracking_location(
 
 def _first(*candidates: tuple[str, str | None]) -> Setting | None:
     return next((Setting(value, origin) for origin, value in candidates if value), None)
+
+
+def without_secrets(text: str, environment: Mapping[str, str] = os.environ) -> str:
+    """A text without passwords of URIs and without what the environment keeps in variables that name a secret.
+
+    For errors and logs of code that is not ours: an exception may quote the request that failed.
+    """
+    for name, value in environment.items():
+        if len(value) >= LEAST_SECRET and re.search(r"SECRET|PASSWORD|PASSWD|TOKEN|CREDENTIAL|API_?KEY", name):
+            text = text.replace(value, "***")
+    return without_password(text)

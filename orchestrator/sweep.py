@@ -380,7 +380,11 @@ def _dataset_problems(component: Component) -> Iterator[Problem]:
         possible = known(component.dataset, [*catalogue.CATALOGUE, "python:module:attribute"])
         yield Problem(("dataset",), f"found {show(component.dataset)}; {possible}")
         return
-    dataset = catalogue.find(component.dataset)
+    try:
+        dataset = catalogue.find(component.dataset)
+    except ValueError as error:
+        yield Problem(("dataset",), f"found {show(component.dataset)}; {error}")
+        return
     bad_options = [] if dataset.options is None else list(_option_problems(component, dataset.options))
     yield from bad_options
     for position, label in enumerate(component.classes or ()):

@@ -13,6 +13,7 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -94,6 +95,10 @@ def find(name: str) -> Dataset:
         parts = name.split(":")
         if len(parts) != 3 or not all(part.isidentifier() for part in parts[1].split(".")) or not parts[2]:
             raise ValueError(f"dataset {name!r} names no code; write python:module:attribute")
+        if parts[1].partition(".")[0] in sys.stdlib_module_names:  # such as subprocess:run, with options of a stranger
+            raise ValueError(
+                f"dataset {name!r} names Python's own {parts[1]!r}; code of an installed package is possible"
+            )
         return PLUGIN
     if name in CATALOGUE:
         return CATALOGUE[name]

@@ -15,4 +15,5 @@ def without_password(text: str) -> str:
 
     A password is hidden also where a slash in it was not escaped.
     """
-    return re.sub(r"//(?:[^/@\s]*|[^/@\s]+:(?!\d+(?:/|\s|$))[^@\s]*)@", "//", text)
+    bare = re.sub(r"//(?:(?:[^/@\s]*|[^/@\s]+:(?!\d+(?:/|\s|$))[^@\s]*)@)+", "//", text)
+    return re.sub(r"(?i)([?&](?:password|passwd|pwd|secret|token)=)[^&\s]*", r"\1***", bare)

@@ -86,7 +86,8 @@ def _known(name: str, source: Source) -> Component | None:
 
 def _in_child(request: Mapping[str, Any]) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "trainables.facts"],
+        # -P: what lies in the folder that the command was typed in is not imported
+        [sys.executable, "-P", "-m", "trainables.facts"],
         input=json.dumps(request),
         capture_output=True,
         text=True,

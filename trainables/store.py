@@ -137,6 +137,7 @@ class Store:
             DamagedEntry: the file fails its checksum; the entry has been set aside.
             FileNotFoundError: there is no such stage.
         """
+        from safetensors import SafetensorError
         from safetensors.torch import load
 
         files = self._entry(kind, digest)["files"]
@@ -148,7 +149,11 @@ class Store:
         if hashlib.sha256(content).hexdigest() != files.get(file):
             self._set_aside(kind, digest, f"{file} does not match its checksum")
             raise DamagedEntry(f"{kind} {digest[:12]}: {file}")
-        tensors: dict[str, Tensor] = load(content)
+        try:
+            tensors: dict[str, Tensor] = load(content)
+        except SafetensorError as error:
+            self._set_aside(kind, digest, f"{file} is no safetensors file")
+            raise DamagedEntry(f"{kind} {digest[:12]}: {file}") from error
         return tensors
 
     def put(
@@ -184,7 +189,8 @@ class Store:
         try:
             entry = json.loads(content)
             intact = content == _sealed({"result": entry["result"], "files": entry["files"]})
-        except (ValueError, KeyError, TypeError):
+            intact = intact and isinstance(entry["result"], dict) and isinstance(entry["files"], dict)
+        except (ValueError, KeyError, TypeError, RecursionError):
             intact = False
         if not intact:
             self._set_aside(kind, digest, "result.json does not match its checksum")
@@ -314,6 +320,7 @@ class Store:
 
     def load_state(self, digest: str) -> tuple[dict[str, Tensor], dict[str, str]] | None:
         """The state kept last, or None; a damaged one is None, and the stage starts afresh."""
+        from safetensors import SafetensorError
         from safetensors.torch import load
 
         try:
@@ -324,8 +331,13 @@ class Store:
         if hashlib.sha256(content).digest() != checksum:
             log.warning("the saved state of stage %s is damaged; it starts afresh", digest[:12])
             return None
+        try:
+            tensors = load(content)  # checks the header, before it is read again
+        except SafetensorError:
+            log.warning("the saved state of stage %s is no safetensors file; it starts afresh", digest[:12])
+            return None
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        return load(content), header.get("__metadata__", {})
+        return tensors, header.get("__metadata__", {})
 
     def drop_state(self, digest: str) -> None:
         self.delete(f"state/{digest}.safetensors")
@@ -470,6 +482,8 @@ class Store:
 
 
 def _folder(kind: str, digest: str) -> str:
+    if not (kind.isidentifier() and digest.isalnum()):  # a plan that someone else has written leads nowhere else
+        raise StoreError(f"found {kind!r} and {digest[:100]!r} in place of a kind of stage and its digest")
     return f"stages/{kind}/{digest[:2]}/{digest}"
 
 

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from orchestrator.analysis import claims, gaps, ladder, summary
 from orchestrator.report import figures
+from orchestrator.terminal import printable
 
 MOST_RESULT_ROWS = 2000  # in the page; the results table has all
 MOST_OPEN_ROWS = 48  # of a table that is not folded away
@@ -100,6 +101,8 @@ def render(table: pd.DataFrame, plan: Mapping[str, Any], sweep_text: str, *, pro
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        # A right-to-left mark would turn around what stands beside a name, in a page as in a terminal.
+        finalize=lambda value: printable(value) if type(value) is str else value,
     )
     environment.filters["sentence"] = sentence
     labels = {trial["digest"][:12]: trial["design"]["label"] for trial in plan["trials"]}
@@ -132,7 +135,7 @@ def sentence(text: str) -> Markup:
     """A sentence of `gaps.headline` as HTML: names between backticks as code, numbers that do not break."""
     whole = re.compile(r"(\[[^\]]*\]|n = \d+(?: and \d+)* seeds?)")
     found = Markup("")
-    for number, part in enumerate(text.split("`")):
+    for number, part in enumerate(printable(text).split("`")):
         if number % 2:
             found += Markup("<code>{}</code>").format(part)
             continue

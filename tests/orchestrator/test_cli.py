@@ -197,7 +197,7 @@ def test_doctor_finds_this_machine_fit(tmp_path):
     done = bottleneck("doctor", "--json", "--storage", tmp_path / "runs")
     assert done.returncode == 0, done.stdout
     found = {f["what"]: f for f in json.loads(done.stdout)}
-    assert {"python", "torch", "storage", "MLflow", "CPU"} <= set(found)
+    assert {"python", "torch", "storage", "MLflow", "memory"} <= set(found)
     broken = bottleneck("doctor", "--json", "--storage", "/proc/nothing")
     assert broken.returncode == 1
     assert "cannot be written" in broken.stdout
