@@ -3,19 +3,24 @@
     <storage>/sweeps/<name>/  sweep.yaml  plan.json  journal/<writer>.jsonl  results.parquet  report.html
 
 Events are lines of JSON. Every process writes a file of its own, at once, so that a kill loses nothing that has
-happened and no two processes write the same file; readers merge them by time. The kinds:
+happened and no two processes write the same file. The kinds:
 
     sweep   started, finished or interrupted                              written by the driver
     stage   computed, with seconds, trial, host; or set aside as damaged  written by whoever computed it
     asked   a search has asked for a trial: the trial as plan.json has it  written by the driver
     rung    what a trial had reached on its way, by which it was judged    written by the driver
+    stalled where a trial hung when its time was up                       written by its worker
     trial   finished, failed, with the error and the tail of its log,
             or stopped early                                               written by the driver
+
+Readers merge them by time for people. What decides anything is the drivers' files, each in the order it was written in,
+and drivers are told apart by number: clocks differ between machines, and are set back.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -67,8 +72,32 @@ class Journal:
 
     def events(self) -> list[dict[str, Any]]:
         """All events so far in the order of their times. A last line cut short by a kill is left out."""
-        events = [e for name in self.store.names(f"{self.folder}/journal") for e in self._events_of(name)]
-        return sorted(events, key=lambda e: float(e["time"]))
+        return sorted(itertools.chain(*self._files()), key=lambda e: float(e["time"]))
+
+    def start(self, **what: Any) -> None:
+        """Add the event of a driver that starts, which holds the sweep; the first it writes.
+
+        Its number and not its time tells it from earlier ones: clocks differ, and are set back.
+        """
+        starts = sum(e["event"] == "sweep" and e["state"] == "started" for e in itertools.chain(*self._files()))
+        self.write("sweep", state="started", number=starts, **what)
+
+    def last_run(self) -> list[dict[str, Any]]:
+        """What the last driver has written, from its start on; nothing if none has started."""
+        return next(reversed(self._runs()), [])
+
+    def _runs(self) -> list[list[dict[str, Any]]]:
+        """What each driver has written, from its start on, in the order of their starts."""
+        runs = [
+            file[position:]
+            for file in self._files()
+            for position, event in enumerate(file)
+            if event["event"] == "sweep" and event["state"] == "started"
+        ]
+        return sorted(runs, key=lambda run: (run[0].get("number", -1), run[0]["time"]))
+
+    def _files(self) -> list[list[dict[str, Any]]]:
+        return [list(self._events_of(name)) for name in self.store.names(f"{self.folder}/journal")]
 
     def _events_of(self, name: str) -> Iterator[dict[str, Any]]:
         for line in self.store.lines(f"{self.folder}/journal/{name}"):
@@ -82,14 +111,14 @@ class Journal:
 
         What failed before that has been tried again since, or waits to be.
         """
-        return {event["trial"]: event for event in self._since_start() if event["event"] == "trial"}
+        return {event["trial"]: event for event in self.last_run() if event["event"] == "trial"}
 
     def rungs(self, rule: str) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
         """What trials had reached on their way in all runs of the sweep, and the last `stopped` event of those that
         were stopped and never finished since, by digest; both under one rule of early stopping."""
         reached: list[dict[str, Any]] = []
         stopped: dict[str, dict[str, Any]] = {}
-        for event in self.events():
+        for event in itertools.chain(*self._runs()):
             if event["event"] == "rung" and event["rule"] == rule:
                 reached.append(event)
             elif event["event"] == "trial":
@@ -97,12 +126,6 @@ class Journal:
                 if event["status"] == "stopped" and event["rule"] == rule:
                     stopped[event["trial"]] = event
         return reached, stopped
-
-    def _since_start(self) -> list[dict[str, Any]]:
-        """The events since the sweep was last started."""
-        events = self.events()
-        starts = [i for i, e in enumerate(events) if e["event"] == "sweep" and e["state"] == "started"]
-        return events[starts[-1] :] if starts else events
 
     def write_plan(self, text: str, plan: Mapping[str, Any]) -> None:
         """Keep the sweep's text and what was planned from it.
@@ -132,7 +155,7 @@ class Journal:
             )
         if plan.get("search"):
             planned = {trial["digest"] for trial in plan["trials"]}
-            asked = [e["plan"] for e in self._since_start() if e["event"] == "asked"]
+            asked = [e["plan"] for e in self.last_run() if e["event"] == "asked"]
             plan["trials"] += [trial for trial in asked if trial["digest"] not in planned]
         return plan
 

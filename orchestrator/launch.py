@@ -18,10 +18,10 @@ import tempfile
 import threading
 import time
 import traceback
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -54,14 +54,18 @@ from ray.tune.search import Searcher  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
 from orchestrator import capacity, stopping  # noqa: E402
+from orchestrator.journal import Journal  # noqa: E402
 from orchestrator.settings import without_secrets  # noqa: E402
 from orchestrator.stopping import Stopping  # noqa: E402
+from trainables import room, stall  # noqa: E402
 from trainables.errors import UserError  # noqa: E402
 from trainables.spec import Rung, TrialSpec  # noqa: E402
+from trainables.store import Store  # noqa: E402
 
-MAX_WORKER_DEATHS = 3  # a trial is started again this often when its worker or node dies
+MAX_WORKER_DEATHS = 3  # a trial is started again this often without getting any further in between
 LOG_TAIL_LINES = 30
 OBJECT_STORE_BYTES = 200 * 2**20  # specs and reports are small; data and results do not pass through Ray
+SCRATCH_BYTES = 64 * 2**20  # Ray's logs and Tune's own files, for a sweep of some hours
 REPORT_EVERY_S = 1.0
 CONNECT_S = 5.0
 TRIALS_A_RUN = 1000  # Tune keeps 60 kB of every trial that it has run: after so many it is started anew
@@ -135,7 +139,11 @@ def launch(
 
     Raises:
         LaunchError: no machine of the cluster can hold a trial.
+        StoreFull: the store has no room for what trials write. The others have been stopped in order.
     """
+    _require_scratch()
+    launched = uuid.uuid4().hex
+    reporter = _Reporter(trials, interrupted, Journal(Store(storage), sweep), launched)
     with _cluster(cpus, gpus), _first_interrupt_ends_in_order(interrupted):
         at_once = max(1, capacity.of_this_cluster(cpus, gpus, ray.nodes()))
         os.environ.setdefault(PENDING, str(max(at_once, 2)))  # what is pending is what an autoscaler makes room for
@@ -143,7 +151,14 @@ def launch(
         while not trials.exhausted() and not interrupted.is_set():
             with tempfile.TemporaryDirectory(prefix="bottleneck-tune-") as scratch:
                 actor = tune.with_parameters(
-                    TrialActor, storage=storage, sweep=sweep, cpus=cpus, gpus=gpus, early_stopping=early_stopping
+                    TrialActor,
+                    storage=storage,
+                    sweep=sweep,
+                    cpus=cpus,
+                    gpus=gpus,
+                    early_stopping=early_stopping,
+                    stall_s=stall.limit_s(),
+                    launched=launched,
                 )
                 # A scheduler's memory ends with Tune's run, so with one there is one run.
                 most = None if early_stopping else max(TRIALS_A_RUN, 20 * at_once)
@@ -162,11 +177,13 @@ def launch(
                         storage_path=scratch,
                         checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                         failure_config=tune.FailureConfig(max_failures=MAX_WORKER_DEATHS),
-                        callbacks=[_Reporter(trials, interrupted)],
+                        callbacks=[reporter],
                         verbose=0,
                     ),
                 )
                 tuner.fit()
+        if reporter.store_full:
+            raise room.StoreFull(reporter.store_full)
 
 
 class _Queue(Searcher):  # type: ignore[misc]
@@ -210,14 +227,13 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         cpus: float,
         gpus: float,
         early_stopping: Stopping | None,
+        stall_s: float,
+        launched: str,
     ) -> None:
         import torch
 
-        from orchestrator.journal import Journal
-        from trainables.store import Store
-
         torch.set_num_threads(max(1, int(cpus)))
-        self._early_stopping = early_stopping
+        self._early_stopping, self._stall_s, self._launched = early_stopping, stall_s, launched
         self._device = "cuda" if gpus else "cpu"  # a GPU that the sweep did not ask for belongs to someone else
         self._store = Store(storage)
         self._journal = Journal(self._store, sweep)
@@ -252,7 +268,8 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         """Go on until there is something new to report."""
         report: dict[str, Any] = {"error": None, "log": None}
         try:
-            progress = next(self._steps)
+            with stall.limited(self._stall_s, self._hung):
+                progress = next(self._steps)
             report |= asdict(progress) | {"done": progress.finished}
             if progress.rung is not None and self._early_stopping:
                 report |= self._at_rung(self._early_stopping, self._trial.rungs[progress.rung])
@@ -260,6 +277,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
             last = traceback.extract_tb(error.__traceback__)[-1]
             report["error"] = _clean(f"{type(error).__name__}: {error} ({Path(last.filename).name}:{last.lineno})")
             report["log"] = _clean("\n".join([*self._log.lines, traceback.format_exc()])[-20_000:])
+            report["store_full"] = str(error) if room.is_full(error) else None
             report["done"] = True
         report["events"], self._events = self._events, []
         return report
@@ -277,8 +295,15 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
     def load_checkpoint(self, checkpoint_dir: Any) -> None:
         """Nothing, as well: the trial goes on from the store."""
 
+    def _hung(self, where: str, stack: str) -> None:
+        minutes = f"{self._stall_s / 60:g}"
+        error = f"it hung in {where}, for the {minutes} minutes that {stall.VARIABLE} allows"
+        said = {"error": _clean(error), "log": _clean(stack[-20_000:])}
+        self._journal.write("stalled", trial=self._trial.digest, launched=self._launched, **said)
+
     def cleanup(self) -> None:
-        self._steps.close()
+        with contextlib.suppress(UserError, OSError):  # a store that has no room for the state keeps the one before
+            self._steps.close()
 
 
 def _clean(text: str) -> str:
@@ -300,8 +325,11 @@ class _LogTail(logging.Handler):
 class _Reporter(tune.Callback):  # type: ignore[misc]
     """Ray's words into ours."""
 
-    def __init__(self, trials: Trials, interrupted: threading.Event) -> None:
-        self._trials, self._interrupted = trials, interrupted
+    def __init__(self, trials: Trials, interrupted: threading.Event, journal: Journal, launched: str) -> None:
+        self._trials, self._interrupted, self._journal = trials, interrupted, journal
+        self._launched = launched  # tells what hung now from what hung in earlier runs
+        self._furthest: dict[str, tuple[int, int]] = {}  # by trial: (stages done, step of the next)
+        self.store_full: str | None = None  # what a trial has said of it
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune writes its callbacks down to restore them; nothing of ours is restored from there
@@ -316,22 +344,37 @@ class _Reporter(tune.Callback):  # type: ignore[misc]
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        self._trials.trial_progress(trial.config["trial"], result)
+        digest = trial.config["trial"]
+        if result.get("store_full"):
+            self.store_full = result["store_full"]
+            self._interrupted.set()
+            return
+        reached = (result.get("stages_done", 0), result.get("step", 0))
+        if reached > self._furthest.get(digest, (0, 0)):
+            self._furthest[digest] = reached
+            trial.run_metadata.num_failures = 0  # a long trial may lose any number of workers, one after the other
+        self._trials.trial_progress(digest, result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         last = trial.last_result or {}
+        if last.get("store_full"):
+            return  # nothing is wrong with the trial
         if last.get("error") or last.get("finished"):
             self._ended(trial, End(error=last.get("error"), log=last.get("log")))
         elif stopped_at := last.get("stopped_at") or last.get("rung_steps"):
             self._ended(trial, End(stopped_at=stopped_at))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        log = _tail_of(trial.error_file) or ""
-        last = log.strip().splitlines()[-1:] or ["without a word"]
-        error = f"its worker died {MAX_WORKER_DEATHS + 1} times, the last time: {last[0]}"
+        digest, log = trial.config["trial"], _tail_of(trial.error_file) or ""
+        last = (log.strip().splitlines() or ["without a word"])[-1]
+        for event in self._journal.events():
+            if event["event"] == "stalled" and (event["trial"], event["launched"]) == (digest, self._launched):
+                last, log = event["error"], event["log"]
+        error = f"its worker died {MAX_WORKER_DEATHS + 1} times without getting any further, the last time: {last}"
         self._ended(trial, End(error=error, log=log))
 
     def _ended(self, trial: Any, end: End) -> None:
+        self._furthest.pop(trial.config["trial"], None)
         self._trials.trial_ended(trial.config["trial"], end)
         trial.config["spec"] = None  # Tune keeps the trial; the object store need not keep its spec
 
@@ -415,7 +458,7 @@ def _tail_of(path: str | None) -> str | None:
         return None
 
 
-@contextmanager
+@contextlib.contextmanager
 def _cluster(cpus: float, gpus: float) -> Iterator[None]:
     """Ray: the cluster of RAY_ADDRESS if there is one, else a private one on this machine for as long as it takes."""
     address = os.environ.get("RAY_ADDRESS")
@@ -428,7 +471,7 @@ def _cluster(cpus: float, gpus: float) -> Iterator[None]:
         _require_answer(address)
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **options)
-    except Exception as error:  # a node that did not start in time is a bare Exception
+    except Exception as error:  # a machine too busy to start it in half a minute is a bare Exception
         raise LaunchError(f"Ray cannot be started: {' '.join(str(error).split())}") from error
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     try:
@@ -437,6 +480,17 @@ def _cluster(cpus: float, gpus: float) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _require_scratch() -> None:
+    """Tune ends in an error that says nothing if its own files, and Ray's, find no room."""
+    folder = tempfile.gettempdir()
+    free = room.free_bytes(folder)
+    if free is not None and free < SCRATCH_BYTES:
+        raise LaunchError(
+            f"{folder!r}, where Ray keeps temporary files, has {room.megabytes(free)} of room left and "
+            f"{room.megabytes(SCRATCH_BYTES)} are needed; make room there, or set TMPDIR and RAY_TMPDIR"
+        )
 
 
 def _require_answer(address: str) -> None:
@@ -460,7 +514,7 @@ def _require_room(resources: Mapping[str, float], cpus: float, gpus: float) -> N
             )
 
 
-@contextmanager
+@contextlib.contextmanager
 def _first_interrupt_ends_in_order(interrupted: threading.Event) -> Iterator[None]:
     """Ctrl-C and SIGTERM end Tune's loop in order the first time, and raise KeyboardInterrupt the second time.
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from orchestrator.plan import Plan, architectures, imports, plan, sources
 from orchestrator.sweep import Image, Sweep
 from trainables import facts
+from trainables.catalogue import declared_shape
 from trainables.components import default_shape
 from trainables.facts import FactError, NetworkSize
 
@@ -25,7 +26,10 @@ def prepare(sweep: Sweep, say: Callable[[str], None]) -> tuple[Plan, dict[str, N
     native = {}
     for name, component in sweep.components.items():
         try:
-            native[name] = default_shape(component.source(Image()))
+            source = component.source(Image())
+            if declared_shape(source) is None:  # the user's code says; it is run in a process that can be ended
+                facts.components({name: source}, say)
+            native[name] = default_shape(source)
         except ValueError as error:
             raise sweep.error(f"components.{name}", str(error)) from error
     try:

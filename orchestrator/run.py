@@ -26,8 +26,10 @@ from orchestrator.space import Optuna
 from orchestrator.stopping import Stopping
 from orchestrator.sweep import Sweep, resolved
 from orchestrator.tracking import Tracker
-from orchestrator.work import Work
+from orchestrator.work import Stages, Work
+from trainables import room
 from trainables.facts import NetworkSize
+from trainables.room import StoreFull
 from trainables.store import Store
 
 if TYPE_CHECKING:
@@ -78,13 +80,14 @@ def run(
     Raises:
         AlreadyRunning: another process runs this sweep on this store.
         LaunchError: the machine or cluster cannot run it.
+        StoreFull: the store has no room; before any work if that can be told.
     """
     started = time.monotonic()
     name = plan.sweep.name
     journal = Journal(store, name)
-    with journal.only_driver():
-        lookup = results.store_lookup(store)
-        work = Work(plan, store, lookup, sizes)
+    lookup = results.store_lookup(store)
+    work = Work(plan, store, lookup, sizes)
+    with journal.only_driver(), _full_store_explained(store, work, plan):
         search = _search(plan, journal, lookup, work)
         if search:
             plan = replace(plan, trials=search.trials)
@@ -93,6 +96,7 @@ def run(
         journal.write_plan(text, plan_json)  # before the store is asked what it has: gc spares it from here on
         early_stopping, stopped = _early_stopping(plan.sweep, journal)
         stages = work.of(plan.trials)
+        _require_room(store, stages)
         missing = [trial for trial in stages.missing if trial.digest not in stopped]
         state = State(
             sweep=name,
@@ -102,7 +106,7 @@ def run(
             started=started,
             to_do=dict(stages.to_do),
         )
-        journal.write("sweep", state="started", stages=stages.total, stored=stages.stored)
+        journal.start(stages=stages.total, stored=stages.stored)
         tracker = Tracker(
             tracking_uri,
             plan_json,
@@ -186,6 +190,30 @@ def _search(plan: Plan, journal: Journal, lookup: results.Lookup, work: Work) ->
     from orchestrator.proposals import Proposals  # imports Optuna
 
     return Proposals(plan, journal, lookup, work)
+
+
+def _require_room(store: Store, stages: Stages) -> None:
+    """Raises StoreFull if the weights that are still to be kept cannot find room."""
+    free = room.free_bytes(store.folder)
+    if free is not None and free < stages.weight_bytes + room.RESERVE_BYTES:
+        raise StoreFull(f"room for {room.megabytes(stages.weight_bytes)} of weights is missing")
+
+
+@contextlib.contextmanager
+def _full_store_explained(store: Store, work: Work, plan: Plan) -> Iterator[None]:
+    """One line for whatever ended the block because the store is full: what is missing, how much, how to go on."""
+    try:
+        yield
+    except Exception as error:
+        if not room.is_full(error):
+            raise
+        missing, free = work.of(plan.trials), room.free_bytes(store.folder)
+        left = "" if free is None else f", with {room.megabytes(free)} of room left"
+        raise StoreFull(
+            f"storage {store.shown!r} is full{left}: {len(missing.to_do)} stages are missing and need "
+            f"{room.megabytes(missing.weight_bytes + room.RESERVE_BYTES)} or more; what is finished is kept: make "
+            "room, and the same command continues"
+        ) from error
 
 
 def _early_stopping(sweep: Sweep, journal: Journal) -> tuple[Stopping | None, dict[str, dict[str, Any]]]:

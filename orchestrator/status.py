@@ -43,6 +43,6 @@ def trial_lines(store: Store, sweep: str) -> list[tuple[str, str, str]]:
 def _state(journal: Journal) -> str:
     if journal.is_running():
         return "running"
-    states = [event["state"] for event in journal.events() if event["event"] == "sweep"]
+    states = [event["state"] for event in journal.last_run() if event["event"] == "sweep"]
     last = states[-1] if states else "planned"
     return "stopped without notice; the same command continues" if last == "started" else str(last)

@@ -39,6 +39,7 @@ from filelock import FileLock
 
 from orchestrator.results import RETENTION, Lookup, trial_status
 from orchestrator.settings import without_password
+from trainables import room
 from trainables.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -347,7 +348,7 @@ class Tracker:
                 self._attempt(self._write_waiting)
             message = self._next()
         finish = message
-        ended = self._attempt(lambda: self._end(finish))
+        ended = self._attempt(lambda: self._end(finish), say_full=finish.status != "KILLED")
         self._synced = ended and not self._refused
         self._done.set()
 
@@ -358,13 +359,15 @@ class Tracker:
         except Empty:
             return None
 
-    def _attempt(self, step: Callable[[], object]) -> bool:
+    def _attempt(self, step: Callable[[], object], *, say_full: bool = False) -> bool:
         try:
             step()
         except Exception as error:  # MLflow is a view: whatever goes wrong with it, the sweep goes on
             self._view = None  # an answer may have been lost: look again what MLflow has
             self._retry_at = time.monotonic() + RETRY_S
-            self._warn(_reason(error))
+            # A full disk is most likely the store's, and then the sweep stops and says so itself.
+            if say_full or not room.is_full(error):
+                self._warn(_reason(error))
             return False
         return True
 

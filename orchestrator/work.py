@@ -20,6 +20,7 @@ class Stages:
     to_do: dict[str, tuple[str, float]]  # digest -> (kind, FLOPs)
     stored: int  # in the store, of those that had not been asked about before
     total: int  # that had not been asked about before
+    weight_bytes: int  # of the networks to do, their heads left out; the rest of a store is small beside them
     missing: tuple[TrialSpec, ...]  # the trials that have something to do, the longest first
 
 
@@ -50,6 +51,11 @@ class Work:
             to_do={d: (stage.kind, cost) for d, (stage, cost) in flops.items() if d not in settled},
             stored=len(stored & new),
             total=len(new),
+            weight_bytes=sum(
+                4 * self._sizes[stage.architecture.digest].parameters
+                for digest, (stage, _) in flops.items()
+                if digest not in settled and isinstance(stage, PretrainSpec)
+            ),
             missing=tuple(assignment.trial for assignment in schedule(plan, self._sizes, settled)),
         )
 

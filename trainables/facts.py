@@ -20,12 +20,14 @@ from typing import Any
 
 from filelock import FileLock
 
+from trainables import stall
 from trainables.components import cache_root, known, prepare
 from trainables.errors import UserError
 from trainables.spec import Architecture, Component, Source, as_json
 
 # What a failing child process prints before the message meant for the user.
 _ERROR_PREFIX = "facts: "
+_NOW_PREFIX = "facts of: "  # and what it is at, in case it ends without a word
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ def components(sources: Mapping[str, Source], say: Callable[[str], None]) -> dic
     Raises:
         FactError: data is missing or damaged.
     """
+    stall.limit_s()  # said before any work if it is no number
     found = {name: _known(name, source) for name, source in sources.items()}
     missing = [name for name, component in found.items() if component is None]
     if missing:
@@ -100,24 +103,39 @@ def _in_child(request: Mapping[str, Any]) -> None:
     if last.startswith(_ERROR_PREFIX):
         name, message = json.loads(last.removeprefix(_ERROR_PREFIX))
         raise FactError(name, message)
+    if last.startswith(_NOW_PREFIX):
+        name = last.removeprefix(_NOW_PREFIX)
+        raise FactError(name, f"the process that looked at it ended without a word (exit code {done.returncode})")
     raise RuntimeError(f"looking at data and networks failed:\n{done.stderr}")
 
 
 def main() -> int:
     """The child: reads a request from standard input, leaves what it finds in the cache."""
-    request = json.load(sys.stdin)
+    request, limit = json.load(sys.stdin), stall.limit_s()
     searches: list[tuple[str, Callable[[], object]]] = []
     for name, source in request.get("sources", {}).items():
         searches.append((name, functools.partial(prepare, _source(source))))
     for name, architecture in request.get("architectures", ()):
         searches.append((name, functools.partial(_measure, _architecture(architecture))))
     for name, search in searches:
+        print(_NOW_PREFIX + name, file=sys.stderr, flush=True)
         try:
-            search()
+            with stall.limited(limit, functools.partial(_say_hung, name, limit)):
+                search()
         except ValueError as error:
-            print(_ERROR_PREFIX + json.dumps([name, " ".join(str(error).split())]), file=sys.stderr)
+            _say_failed(name, str(error))
             return 1
     return 0
+
+
+def _say_hung(name: str, limit: float, where: str, stack: str) -> None:
+    _say_failed(
+        name, f"not there after {limit / 60:g} minutes; it hangs in {where}. {stall.VARIABLE} sets how long it may take"
+    )
+
+
+def _say_failed(name: str, message: str) -> None:
+    print(_ERROR_PREFIX + json.dumps([name, " ".join(message.split())]), file=sys.stderr, flush=True)
 
 
 def _measure(architecture: Architecture) -> None:

@@ -8,6 +8,7 @@ the seed and the step's number, and nothing else is carried along.
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 import time
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.ops import StochasticDepth
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it matrix products on a GPU may differ
@@ -28,8 +30,11 @@ from trainables.architectures import Network, build
 from trainables.components import ComponentData
 from trainables.deficits import DEFICITS
 from trainables.feed import Feed
+from trainables.memory import OutOfMemory, is_exhausted
 from trainables.ordering import index_stream
 from trainables.spec import PretrainSpec, Training, derive_seed
+
+log = logging.getLogger(__name__)
 
 LOSS_CURVE_POINTS = 50
 CHECK_EVERY_STEPS = 50  # a non-finite loss is noticed this often: a check makes the host wait for the device
@@ -59,6 +64,7 @@ class Pretrained:
     network: Network
     loss_curve: tuple[tuple[int, float], ...]  # (step, mean training loss over the steps since the last point), nats
     seconds: float  # spent in training, over all the times it was taken up
+    micro_batch: int  # examples in memory at a time; below the batch size where the memory asked for it
 
 
 class Saver(Protocol):
@@ -90,11 +96,12 @@ def pretrain(
 
     Raises:
         Diverged: the loss is no longer finite.
+        OutOfMemory: a batch does not fit into memory, and in parts the result would be another one.
     """
     training, mixture = spec.training, spec.mixture
     network = build(spec.architecture, mixture.num_classes, spec.seed)
     if not spec.steps or not mixture.shares:
-        return Pretrained(network, (), 0.0)
+        return Pretrained(network, (), 0.0, 0)
     network.to(device).train()
     guidance = None
     if spec.guide:
@@ -105,13 +112,23 @@ def pretrain(
         trained["guide"] = guidance.modules.to(device)
     optimizer = _optimizer(trained, training)
     losses = torch.full((training.steps,), math.nan, device=device)
-    first, seconds = _take_up(saver, trained, optimizer, losses, spec.steps)
+    first, seconds, micro_batch = _take_up(saver, trained, optimizer, losses, spec)
     difficulties = [d.difficulty() for d in data] if spec.ordering.kind == "curriculum" else None
     stream = index_stream(mixture, spec.ordering, spec.seed, difficulties, spec.pool_seed)
     feed = Feed(stream, mixture, data, training.batch_size, device)
     noisy = training.dropout > 0 or any(getattr(m, "p", 0) for m in network.modules() if isinstance(m, NOISY_MODULES))
+    splits = not noisy and guidance is None and not any(isinstance(m, _BatchNorm) for m in network.modules())
     started = reported = saved = time.monotonic()
     reported_step = first
+
+    def loss_of(x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
+        features = network.features(x)
+        if training.dropout:
+            features = F.dropout(features, training.dropout)
+        logits = network.logits(features)
+        if guidance is None:
+            return F.cross_entropy(logits, y, label_smoothing=training.label_smoothing)
+        return guidance.loss(features, logits, y, rows)
 
     with _repeatable(device):
         for step, (x, y, rows) in enumerate(feed.batches(first, spec.steps), start=first):
@@ -119,19 +136,21 @@ def pretrain(
             x = augment(x, training.augment, _generator(device, spec.seed, step, "augment"))
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(training, step)
-            with _noise_of_step(noisy, device, spec.seed, step), _mixed_precision(device, training.precision):
-                features = network.features(x)
-                if training.dropout:
-                    features = F.dropout(features, training.dropout)
-                logits = network.logits(features)
-                if guidance is None:
-                    loss = F.cross_entropy(logits, y, label_smoothing=training.label_smoothing)
-                else:
-                    loss = guidance.loss(features, logits, y, rows)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            while True:
+                optimizer.zero_grad(set_to_none=True)
+                try:
+                    with _noise_of_step(noisy, device, spec.seed, step):
+                        loss = _gradients(loss_of, (x, y, rows), micro_batch, device, training.precision)
+                    break
+                except (RuntimeError, MemoryError) as error:
+                    if not is_exhausted(error):
+                        raise
+                    why = " ".join(str(error).split())
+                micro_batch = _smaller(micro_batch, splits, why)  # out of the handler, which holds what filled it
+                if device.type == "cuda":
+                    torch.cuda.empty_cache()
             optimizer.step()
-            losses[step] = loss.detach()
+            losses[step] = loss
 
             done = step + 1
             checkpoint = checkpoints.get(done) if checkpoints else None
@@ -147,17 +166,17 @@ def pretrain(
                 try:
                     yield Progress(done, spec.steps, rate)
                 except GeneratorExit:
-                    _save(saver, trained, optimizer, losses, done, seconds + time.monotonic() - started)
+                    _save(saver, trained, optimizer, losses, done, seconds + time.monotonic() - started, micro_batch)
                     raise
                 reported, reported_step = time.monotonic(), done
             if now - saved >= save_every_s:
-                _save(saver, trained, optimizer, losses, done, seconds + now - started)
+                _save(saver, trained, optimizer, losses, done, seconds + now - started, micro_batch)
                 saved = time.monotonic()
 
     if spec.until is not None and first < spec.steps:
-        _save(saver, trained, optimizer, losses, spec.steps, seconds + time.monotonic() - started)
+        _save(saver, trained, optimizer, losses, spec.steps, seconds + time.monotonic() - started, micro_batch)
     curve = _curve(losses[: spec.steps].cpu())
-    return Pretrained(network.cpu().eval(), curve, seconds + time.monotonic() - started)
+    return Pretrained(network.cpu().eval(), curve, seconds + time.monotonic() - started, micro_batch)
 
 
 # What the network sees --------------------------------------------------------------------------------------------
@@ -231,6 +250,41 @@ SCHEDULES: Mapping[str, Callable[[float, Training], float]] = {
     "one_cycle": lambda left, training: left,
     "trapezoid": lambda left, training: min(1.0, left / training.decay_share),
 }
+
+
+def _gradients(
+    loss_of: Callable[[Tensor, Tensor, Tensor], Tensor],
+    batch: tuple[Tensor, Tensor, Tensor],
+    micro_batch: int,
+    device: torch.device,
+    precision: str,
+) -> Tensor:
+    """Add the gradients of a batch's mean loss to those there are, in parts of `micro_batch` examples; the loss.
+
+    The mean over a batch is the mean over its parts weighted by their sizes, so up to rounding this is one pass.
+    """
+    total, size = torch.zeros((), device=device), len(batch[0])
+    for first in range(0, size, micro_batch):
+        part = tuple(value[first : first + micro_batch] for value in batch)
+        with _mixed_precision(device, precision):
+            loss = loss_of(*part)
+        if len(part[0]) < size:
+            loss = loss * (len(part[0]) / size)
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.detach()
+    return total
+
+
+def _smaller(micro_batch: int, splits: bool, why: str) -> int:
+    """Half the micro-batch. Raises OutOfMemory where a step cannot be taken in smaller parts."""
+    if splits and micro_batch > 1:
+        log.warning("a part of %s examples does not fit into memory; on with half of it (%s)", micro_batch, why)
+        return (micro_batch + 1) // 2
+    reason = "" if splits else "; batch normalisation, dropout or a guide reads it as a whole, so it is not divided"
+    raise OutOfMemory(
+        f"{micro_batch} examples of a step do not fit into memory{reason}; lower pretrain.batch_size or the width, or "
+        f"run fewer trials side by side on one machine ({why})"
+    )
 
 
 def _optimizer(network: nn.Module, training: Training) -> torch.optim.Optimizer:
@@ -326,22 +380,26 @@ def _save(
     losses: Tensor,
     step: int,
     seconds: float,
+    micro_batch: int,
 ) -> None:
     if saver is None:
         return
     tensors = {f"trained.{name}": value for name, value in trained.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": v for name, v in state.items() if isinstance(v, Tensor)}
-    saver.save({**tensors, "losses": losses}, {"step": str(step), "seconds": repr(seconds)})
+    saver.save(
+        {**tensors, "losses": losses}, {"step": str(step), "seconds": repr(seconds), "micro_batch": str(micro_batch)}
+    )
 
 
 def _take_up(
-    saver: Saver | None, trained: nn.Module, optimizer: torch.optim.Optimizer, losses: Tensor, steps: int
-) -> tuple[int, float]:
-    """Put back a state saved after at most so many steps; the next step, and the seconds spent so far."""
+    saver: Saver | None, trained: nn.Module, optimizer: torch.optim.Optimizer, losses: Tensor, spec: PretrainSpec
+) -> tuple[int, float, int]:
+    """Put back a state that was saved no later than where the run ends; the next step, the seconds spent so far, and
+    the micro-batch that fits."""
     kept = saver.load() if saver else None
-    if kept is None or int(kept[1]["step"]) > steps:
-        return 0, 0.0
+    if kept is None or int(kept[1]["step"]) > spec.steps:
+        return 0, 0.0, spec.training.batch_size
     tensors, meta = kept
     trained.load_state_dict(_below("trained.", tensors))
     states: dict[int, dict[str, Tensor]] = {}
@@ -350,7 +408,7 @@ def _take_up(
         states.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
     losses.copy_(tensors["losses"])
-    return int(meta["step"]), float(meta["seconds"])
+    return int(meta["step"]), float(meta["seconds"]), int(meta.get("micro_batch", spec.training.batch_size))
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

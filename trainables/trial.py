@@ -23,9 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainables import components, protocols, retention, trajectory
+from trainables import components, protocols, retention, room, trajectory
 from trainables.architectures import Network, build, measure
 from trainables.components import ComponentData
+from trainables.memory import OutOfMemory, is_exhausted
 from trainables.pretrain import Diverged, Pretrained, Progress, pretrain
 from trainables.spec import (
     BACKWARD,
@@ -56,7 +57,8 @@ class TrialProgress:
     stages_total: int
     computed: int  # of them, computed by this trial
     doing: str  # for people
-    examples_per_second: float  # of the pretraining in progress; 0 outside of one
+    step: int  # of the pretraining in progress; 0 outside of one
+    examples_per_second: float  # the same
     rung: int | None = None  # the position of the rung that has just been reached
     finished: bool = False  # whether nothing is left to do
 
@@ -72,6 +74,8 @@ def run_trial(spec: TrialSpec, store: Store, *, device: str | None = None, note:
 
     Raises:
         DataError: the data on this machine is missing, damaged, or not what the spec was planned with.
+        OutOfMemory: a stage does not fit into memory.
+        StoreFull: the store has no room for another stage.
     """
     for progress in trial_steps(spec, store, device=device, note=note):
         last = progress
@@ -134,6 +138,7 @@ def _attempt(
         work.forget(stage)  # another process may have finished it between the look and the claim
         if work.settled(stage):
             return True
+        room.require(work.store.folder)
         try:
             # Closed before the claim is given up: a run that is stopped saves its state as long as the stage is ours.
             with contextlib.closing(work.compute(stage, pending, report_every_s)) as computing:
@@ -146,6 +151,13 @@ def _attempt(
             # What a damaged network was trained with may be gone too, though nothing else needed it any more.
             pending.extendleft(reversed([s for s in in_order(stage.requires) if not work.settled(s)]))
             return False
+        except Exception as error:
+            if not is_exhausted(error):
+                raise
+            raise OutOfMemory(
+                f"{label(stage, work.names)} does not fit into memory; lower transfer.train_examples or the width, or "
+                f"run fewer trials side by side on one machine ({' '.join(str(error).split())})"
+            ) from error
     yield work.progress(stages, pending, label(stage, work.names))
     return True
 
@@ -197,6 +209,7 @@ class _Work:
             stages_total=len(stages),
             computed=self.computed,
             doing=f"{doing}, step {run.step:,} of {run.steps:,}" if run else doing,
+            step=run.step if run else 0,
             examples_per_second=run.examples_per_second if run else 0.0,
         )
 
@@ -204,7 +217,7 @@ class _Work:
         self, stage: StageSpec, pending: Iterable[StageSpec], report_every_s: float
     ) -> Generator[Progress, None, None]:
         """Compute a stage and put it into the store, and with a run the checkpoints of it that are pending."""
-        started = time.time()
+        started = time.monotonic()
         if isinstance(stage, PretrainSpec):
             result = yield from self._pretrain(stage, pending, report_every_s)
         elif isinstance(stage, ProbeSpec):
@@ -224,7 +237,7 @@ class _Work:
             digest=stage.digest,
             label=label(stage, self.names),
             status=result["status"],
-            seconds=round(time.time() - started, 3),
+            seconds=round(time.monotonic() - started, 3),
             device=result["device"],
         )
 
@@ -243,7 +256,7 @@ class _Work:
         saver = _StoreSaver(self.store, stage.run.digest)
         earlier = [s for s in pending if isinstance(s, PretrainSpec) and 0 < s.steps < stage.steps]
         checkpoints = {
-            other.steps: functools.partial(self._checkpoint, other, started)
+            other.steps: functools.partial(self._checkpoint, other, started, time.monotonic())
             for other in earlier
             if other.run.digest == stage.run.digest
         }
@@ -265,22 +278,25 @@ class _Work:
                 self._computed(stage.run, result, started)
             saver.drop()
             return result
-        result = self._trained(stage, started, run.seconds) | {"loss_curve": run.loss_curve}
+        result = self._trained(stage, started, run.seconds) | {
+            "loss_curve": run.loss_curve,
+            "micro_batch": run.micro_batch,
+        }
         self.store.put(stage, result, {"weights": run.network.state_dict()})
         if stage.until is None or self.settled(stage.run):
             saver.drop()
         self._keep(stage, run.network)
         return result
 
-    def _checkpoint(self, stage: PretrainSpec, started: float, network: Network) -> None:
-        """Put the weights of a run on its way to its end."""
+    def _checkpoint(self, stage: PretrainSpec, started: float, since: float, network: Network) -> None:
+        """Put the weights of a run on its way to its end. `since` is `started` on the clock that never jumps."""
         self.forget(stage)
         if self.settled(stage):
             return
-        result = self._trained(stage, started, time.time() - started)
+        result = self._trained(stage, started, time.monotonic() - since)
         weights = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
         self.store.put(stage, result, {"weights": weights})
-        self._computed(stage, result, time.time())  # the time is the run's
+        self._computed(stage, result, time.monotonic())  # the time is the run's
 
     def _trained(self, stage: PretrainSpec, started: float, seconds: float) -> dict[str, Any]:
         size = measure(stage.architecture)

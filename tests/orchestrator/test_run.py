@@ -1,10 +1,8 @@
-"""A sweep from its file to its report, with a real Ray and a real MLflow: run, run again, killed, interrupted."""
+"""A sweep from its file to its report, with a real Ray and a real MLflow: run, run again. Faults: tests/faults."""
 
 import json
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -180,52 +178,6 @@ def test_a_stage_that_is_deleted_or_damaged_is_computed_again_and_no_other(copy)
     pd.testing.assert_frame_equal(comparable(load("small", storage=str(storage))), before)
 
 
-def test_a_sweep_whose_driver_was_killed_continues_to_the_same_table(finished, tmp_path):
-    path, storage = sweep_file(tmp_path), tmp_path / "runs"
-    driver = subprocess.Popen(command("run", path, "--storage", storage), stderr=subprocess.DEVNULL)
-    try:
-        wait_for(lambda: storage.exists() and len(stage_events(storage)) >= 12)
-    finally:
-        os.kill(driver.pid, signal.SIGKILL)
-        driver.wait()
-    computed = len(stage_events(storage))
-    assert computed < 8 * 9
-    bottleneck("run", path, "--storage", storage)
-    undisturbed = load("small", storage=str(finished[0]))
-    pd.testing.assert_frame_equal(comparable(load("small", storage=str(storage))), comparable(undisturbed))
-    plan = Journal(Store(storage), "small").plan()
-    assert_one_run_per_trial_and_none_running(storage, [t["digest"] for t in plan["trials"]])
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_interrupt_saves_the_state_and_exits_130(tmp_path, number):
-    path, storage = sweep_file(tmp_path, steps=60_000), tmp_path / "runs"
-    driver = subprocess.Popen(
-        command("run", path, "--storage", storage), stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    wait_for(lambda: (storage / "locks").exists() and any((storage / "locks").glob("*")) and busy(storage))
-    time.sleep(3)
-    started = time.monotonic()
-    # As a terminal does it for Ctrl-C: to every process of the group. SIGTERM goes to the command alone.
-    os.killpg(driver.pid, number) if number == signal.SIGINT else os.kill(driver.pid, number)
-    _, err = driver.communicate(timeout=120)
-    assert driver.returncode == 130, err
-    assert time.monotonic() - started < 60
-    assert "the same command continues" in err
-    assert Store(storage).names("state"), "running pretrainings save how far they have come"
-    assert {r.info.status for r in runs_in_mlflow(storage)} == {"KILLED"}
-
-
-def busy(storage):
-    """Whether a stage is claimed by a worker."""
-    store = Store(storage)
-    for name in store.names("locks"):
-        with store.claim(name.removesuffix(".lock")) as free:
-            if not free and not name.startswith("sweep-"):
-                return True
-    return False
-
-
 def test_a_trial_that_raises_is_a_row_and_the_sweep_goes_on(tmp_path):
     path, storage = tmp_path / "small.yaml", tmp_path / "runs"
     # One example a batch leaves batch normalisation a single value per channel: the cnn raises, the mlp does not.
@@ -246,37 +198,6 @@ def test_a_trial_that_raises_is_a_row_and_the_sweep_goes_on(tmp_path):
     assert "Expected more than 1 value per channel" in report
     children = [r for r in runs_in_mlflow(storage) if "mlflow.parentRunId" in r.data.tags]
     assert Counter(r.info.status for r in children) == {"FAILED": 1, "FINISHED": 1}
-
-
-def test_a_diverged_trial_is_a_row_with_its_step_and_exit_1(tmp_path):
-    path, storage = sweep_file(tmp_path), tmp_path / "runs"
-    done = bottleneck(
-        "run", path, "--storage", storage, "--set", "pretrain.learning_rate=1e30", "--set",
-        "vary={mixture: {digits: 1, odd: 1}, architecture: mlp}", "--set", "seeds=1", expect=1,
-    )  # fmt: skip
-    table = load("small", storage=str(storage))
-    assert set(table["status"]) == {"diverged"}
-    assert table["gap"].isna().all()
-    assert table["random_init_accuracy"].notna().all()
-    assert "diverged at step" in done.stderr
-    kept = (storage / "sweeps/small/sweep.yaml").read_text()
-    assert "1.0e+30" in kept or "1e+30" in kept
-
-
-def test_a_second_driver_of_the_same_sweep_leaves_and_says_why(tmp_path):
-    path, storage = sweep_file(tmp_path, steps=60_000), tmp_path / "runs"
-    first = subprocess.Popen(
-        command("run", path, "--storage", storage), stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    try:
-        wait_for(lambda: (storage / "sweeps/small/plan.json").exists())
-        second = bottleneck("run", path, "--storage", storage, expect=2)
-        assert "is being run" in second.stderr
-        status = json.loads(bottleneck("status", "--json", "--storage", storage).stdout)
-        assert status[0]["state"] == "running"
-    finally:
-        os.killpg(first.pid, signal.SIGKILL)
-        first.wait()
 
 
 def test_results_are_printed_filtered_and_written(finished, tmp_path):
@@ -336,10 +257,3 @@ def test_a_table_in_python_can_be_filtered(finished):
     assert set(found["component"]) == {"digits"}
     with pytest.raises(UnknownSweep, match="has no sweep 'other'; it has: small"):
         load("other", storage=str(storage))
-
-
-def wait_for(condition, seconds=180):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.05)

@@ -399,6 +399,7 @@ def test_a_deleted_database_is_built_again_from_the_store(new_uri: str, sweep: M
         store.put(Stage(kind, digest), result)  # type: ignore[arg-type]
     journal = Journal(store, name)
     journal.write_plan(TEXT, sweep.plan)
+    journal.start()
     for digest, state in sweep.states.items():
         journal.write("trial", trial=digest, **state)
     from_store = results.load(name, storage=store.location)

@@ -135,7 +135,7 @@ def test_a_network_that_is_needed_and_damaged_is_trained_again_to_the_same_weigh
     run_trial(trial, store, device="cpu")
     before = measured(store, trial)
     member, probe = trial.cells[0].transfer.members[0], trial.cells[0].transfer
-    weights = Path(store.path(f"stages/pretrain/{member.digest[:2]}/{member.digest}/weights.safetensors"))
+    (weights,) = Path(store.path(f"stages/pretrain/{member.digest[:2]}/{member.digest}")).glob("weights-*.safetensors")
     weights.write_bytes(weights.read_bytes()[:-1])
     store.remove("probe", probe.digest)
     run_trial(trial, store, device="cpu", note=lambda event, **what: events.append(what.get("digest", event)))
