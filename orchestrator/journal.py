@@ -143,10 +143,12 @@ class Journal:
     def plan(self) -> dict[str, Any]:
         """What was planned last, and what a search has asked for since. Raises UnknownSweep."""
         try:
-            plan: dict[str, Any] = json.loads(self.store.read(f"{self.folder}/plan.json"))
+            content = self.store.read(f"{self.folder}/plan.json")
         except FileNotFoundError:
             known = ", ".join(self.store.names("sweeps")) or "none"
             raise UnknownSweep(f"storage {self.store.shown!r} has no sweep {self.sweep!r}; it has: {known}") from None
+        try:
+            plan: dict[str, Any] = json.loads(content)
         except (ValueError, RecursionError):
             plan = {}
         if not isinstance(plan, dict) or plan.get("sweep") != self.sweep:

@@ -145,7 +145,7 @@ def launch(
     launched = uuid.uuid4().hex
     reporter = _Reporter(trials, interrupted, Journal(Store(storage), sweep), launched)
     with _cluster(cpus, gpus), _first_interrupt_ends_in_order(interrupted):
-        at_once = max(1, capacity.of_this_cluster(cpus, gpus, ray.nodes()))
+        at_once = _at_once(cpus, gpus)
         os.environ.setdefault(PENDING, str(max(at_once, 2)))  # what is pending is what an autoscaler makes room for
         trials.room(at_once)
         while not trials.exhausted() and not interrupted.is_set():
@@ -480,6 +480,15 @@ def _cluster(cpus: float, gpus: float) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _at_once(cpus: float, gpus: float) -> int:
+    """How many trials can run side by side, on the cluster at its largest."""
+    if os.environ.get("RAY_ADDRESS"):
+        found = capacity.of_this_cluster(cpus, gpus, ray.nodes())
+    else:  # a cluster file on this machine is not that of a private Ray
+        found = capacity.capacity(cpus, gpus, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+    return max(1, found)
 
 
 def _require_scratch() -> None:

@@ -72,6 +72,11 @@ def entry(store: Store, stage) -> Path:
     return Path(store.path(f"stages/{stage.kind}/{stage.digest[:2]}/{stage.digest}"))
 
 
+def weights(folder: Path) -> Path:
+    (file,) = folder.glob("weights-*.safetensors")
+    return file
+
+
 def reseal(folder: Path, change=lambda found: None) -> None:
     """Mend an entry's checksums after a change, as someone does who knows how they are made."""
     found = json.loads((folder / "result.json").read_text())
@@ -87,15 +92,15 @@ def test_a_pickle_in_place_of_weights_is_set_aside_unread_and_the_network_traine
     store, plan = poisoned
     stage = mixture_network(plan)
     folder = entry(store, stage)
-    good = (folder / "weights.safetensors").read_bytes()
-    (folder / "weights.safetensors").write_bytes(pickled(tmp_path / "owned"))
+    good = weights(folder).read_bytes()
+    weights(folder).write_bytes(pickled(tmp_path / "owned"))
     if mended:
         reseal(folder)
     for cell in plan.trials[0].cells:
         store.remove("probe", cell.transfer.digest)  # so that the network is needed
     run_trial(plan.trials[0], store, device="cpu")
     assert not (tmp_path / "owned").exists()
-    assert (folder / "weights.safetensors").read_bytes() == good
+    assert weights(folder).read_bytes() == good
     (aside,) = (name for name in store.names("damaged"))
     assert aside.startswith(f"pretrain-{stage.digest[:16]}")
 
@@ -115,9 +120,9 @@ def test_a_pickle_in_place_of_weights_is_set_aside_unread_and_the_network_traine
 def test_a_file_that_is_no_safetensors_file_is_set_aside_though_its_checksum_is_right(poisoned, content):
     store, plan = poisoned
     stage = mixture_network(plan)
-    (entry(store, stage) / "weights.safetensors").write_bytes(content)
+    weights(entry(store, stage)).write_bytes(content)
     reseal(entry(store, stage))
-    with pytest.raises(DamagedEntry, match=r"weights\.safetensors"):
+    with pytest.raises(DamagedEntry, match=r"weights-.*\.safetensors"):
         store.tensors(stage.kind, stage.digest, "weights")
     assert store.get(stage.kind, stage.digest) is None
     assert len(store.names("damaged")) == 1
@@ -128,7 +133,7 @@ def test_weights_of_another_shape_end_the_trial_with_one_clear_error(poisoned):
     stage = mixture_network(plan)
     from safetensors.torch import load, save
 
-    file = entry(store, stage) / "weights.safetensors"
+    file = weights(entry(store, stage))
     file.write_bytes(save({name: torch.zeros(3) for name in load(file.read_bytes())}))
     reseal(file.parent)
     for cell in plan.trials[0].cells:
