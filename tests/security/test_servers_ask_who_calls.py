@@ -73,23 +73,23 @@ def cluster(tmp_path_factory):
     """A head node as `ray start` makes it, with token authentication: (GCS, dashboard, client server)."""
     home = tmp_path_factory.mktemp("h")
     ports = [free_port() for _ in range(3)]
-    head = subprocess.Popen(
-        [
-            sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=1",
-            "--node-ip-address=127.0.0.1", "--include-dashboard=true", f"--port={ports[0]}",
-            f"--dashboard-port={ports[1]}", f"--ray-client-server-port={ports[2]}", f"--temp-dir={home}/r",
-            f"--object-store-memory={80 * 2**20}",
-        ],
-        env=stranger(home, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=TOKEN),
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    command = [
+        sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=1",
+        "--node-ip-address=127.0.0.1", "--include-dashboard=true", f"--port={ports[0]}",
+        f"--dashboard-port={ports[1]}", f"--ray-client-server-port={ports[2]}", f"--temp-dir={home}/r",
+        f"--object-store-memory={80 * 2**20}",
+    ]  # fmt: skip
+    environment = stranger(home, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=TOKEN, PYTHONUNBUFFERED="1")
+    for _ in range(3):  # Ray gives its own processes 30 s, which a busy machine may not
+        head = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        if any("Ray runtime started" in line for line in head.stdout):
+            break
+        head.communicate()
     try:
-        nodes, login = f"http://127.0.0.1:{ports[1]}/nodes?view=summary", {"Authorization": f"Bearer {TOKEN}"}
-        wait_for(lambda: "ALIVE" in answered(nodes, **login), head)  # pages come before the node does
         yield tuple(f"127.0.0.1:{port}" for port in ports)
     finally:
         head.send_signal(signal.SIGTERM)  # with --block it ends what it started
-        head.wait(60)
+        head.communicate(timeout=60)
 
 
 def python(code, *arguments, home, **variables):
