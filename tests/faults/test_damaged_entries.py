@@ -55,7 +55,6 @@ def test_entries_damaged_while_a_sweep_runs_and_between_runs_are_computed_again(
         way(next(entry("pretrain", network).glob("weights-*.safetensors")))
         lose(entry("probe", probe) / "result.json")
         damaged |= {network, probe}
-    done = tiny.run()
-    assert "set aside" in done.stderr or not any(tiny.storage.joinpath("damaged").glob("probe-*"))
-    assert list(tiny.storage.joinpath("damaged").glob("pretrain-*"))
+    tiny.run()
+    assert len(list(tiny.storage.joinpath("damaged").glob("pretrain-*"))) == len(WAYS), "set aside, and not deleted"
     assert_undisturbed(tiny, undisturbed, again=damaged)
