@@ -42,10 +42,12 @@ def main() -> None:
     parser.add_argument("--server", action="store_true", help="measure the server too")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
+    output = options.json.absolute() if options.json else None
     writers: list[dict[str, Any]] = []
     syncs: list[dict[str, Any]] = []
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bottleneck-benchmark-")))
+        os.chdir(folder)  # Ray's callback leaves its files in the working directory
         places = {"SQLite": f"sqlite:///{folder}/mlflow.db"}
         if options.server:
             server = stack.enter_context(tracking_server(workers=2, durable=True))
@@ -60,8 +62,8 @@ def main() -> None:
                 syncs.append(caught_up(place, uri, options.catch_up))
     for lines in (writers, syncs):
         print_table(lines)
-    if options.json:
-        options.json.write_text(json.dumps({"writers": writers, "syncs": syncs}, indent=1) + "\n")
+    if output:
+        output.write_text(json.dumps({"writers": writers, "syncs": syncs}, indent=1) + "\n")
 
 
 def compared(

@@ -57,6 +57,7 @@ RETRY_S = 60.0  # how long a tracker leaves MLflow alone after an error
 LOGIN_S = 10.0  # how long the start of a sweep waits for a server's first answer
 LOCK_S = 60.0  # how long to wait while another process creates the database
 PAGE = 1000  # runs per search
+BATCH = 500  # metrics that surely fit into one request beside all params and tags
 READERS = 8  # artifacts read at the same time; a server answers each in some milliseconds
 WRITERS = 8  # runs that `sync` writes to a server at the same time; a database has one writer
 MAX_TEXT = 5000  # characters of a tag or param that every MLflow server takes
@@ -72,7 +73,7 @@ MAX_NAME = 250  # characters of a run's name, the width of its column
 PARENT = "bottleneck.parent"  # on the parent: the sweep
 DIGEST = "bottleneck.digest"  # on a child: the trial
 MEASUREMENT = "bottleneck.measurement"  # sha256 of what MLflow cannot change
-ROWS = "bottleneck.rows"  # sha256 of all that the run shows once it has ended
+ROWS = "bottleneck.rows"  # sha256 of all that the run shows; written with the last of it
 PLAN = "bottleneck.plan"  # on the parent: sha256 of the plan and the sweep's text
 PARENT_RUN = "mlflow.parentRunId"  # nests a child below its parent in MLflow's pages
 NOTE = "mlflow.note.content"
@@ -539,8 +540,11 @@ class _Run:
 
     @property
     def whole(self) -> bool:
-        """Whether it has all that was to be written: a child ends last, the parent gets its plan first."""
-        return self.status in RUN_STATUS.values() or PLAN in self.tags
+        """Whether it has what cannot be changed: a child its params and metrics, the parent its plan.
+
+        Its status does not tell: a run is KILLED because its trial was stopped, or because its writer was.
+        """
+        return ROWS in self.tags or PLAN in self.tags
 
     def lacks(self, name: str) -> bool:
         """Whether an artifact is known to be gone. Only files that this machine sees are looked for."""
@@ -650,12 +654,7 @@ def _write_trial(view: _View, record: TrialRecord) -> bool:
     client, run = view.client, view.trials.get(record.digest)
     if run is not None and _shows(run, record, view.parent.id):
         return False
-    tags = {
-        **record.tags,
-        PARENT_RUN: view.parent.id,
-        MEASUREMENT: record.measurement,
-        ROWS: record.content,
-    }
+    tags = {**record.tags, PARENT_RUN: view.parent.id, MEASUREMENT: record.measurement}
     if run is not None and run.tags.get(MEASUREMENT) != record.measurement:
         tags |= run.annotations
         client.delete_run(run.id)
@@ -666,6 +665,9 @@ def _write_trial(view: _View, record: TrialRecord) -> bool:
     view.write_files(run, record.artifacts)
     # Where a kill came after some of this, MLflow takes equal params and equal points again.
     fixed = {} if run.whole else _fixed(record)
+    if len(fixed.get("metrics", ())) > BATCH:  # MLflow takes several requests, and ROWS comes with the last
+        client.log_batch(run.id, metrics=fixed.pop("metrics"), synchronous=True)
+    tags[ROWS] = record.content
     changed = {key: value for key, value in tags.items() if run.tags.get(key) != value}
     client.log_batch(run.id, **fixed, tags=_as_tags(changed), synchronous=True)
     client.set_terminated(run.id, RUN_STATUS[record.status], _ms(record.finished))

@@ -229,6 +229,25 @@ def test_what_an_interrupted_write_left_is_completed(
     assert_whole(uri, sweep)
 
 
+@pytest.mark.parametrize("points", [5, 2500])
+def test_a_run_killed_amid_its_writing_gets_its_numbers_later(
+    uri: str, sweep: MadeUp, points: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that looks like that of a stopped trial: KILLED, with all its tags, and without a metric."""
+    sweep = made_up(sweep.plan["sweep"], points=points)
+    view = tracking._View(uri, sweep.plan, artifact_folder(uri))
+    view.open_parent(TEXT, running=True)
+    with power_goes_at("log_batch", monkeypatch), pytest.raises(OSError, match="the power went"):
+        tracking._write_trial(view, sweep.records()[1])
+    assert sweep.tracker(uri).finish("KILLED", [], {}, 120).synced
+    assert sweep.sync(uri) == 3
+    assert_whole(uri, sweep)
+    record, run = sweep.records()[1], children_of(uri, sweep.plan["sweep"])[1]
+    assert run.data.params == record.params
+    assert {name: run.data.metrics[name] for name in record.metrics} == record.metrics
+    assert run.data.metrics["loss"] == record.loss_curve[-1][1]
+
+
 def test_an_interrupted_update_is_completed(uri: str, sweep: MadeUp, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep.sync(uri)
     for stage in sweep.stages.values():
