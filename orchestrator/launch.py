@@ -43,6 +43,7 @@ for _name, _value in {
 
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
+from ray.tune.execution import class_cache  # noqa: E402
 from ray.tune.schedulers import (  # noqa: E402
     AsyncHyperBandScheduler,
     FIFOScheduler,
@@ -61,6 +62,12 @@ from trainables import room, stall  # noqa: E402
 from trainables.errors import UserError  # noqa: E402
 from trainables.spec import Rung, TrialSpec  # noqa: E402
 from trainables.store import Store  # noqa: E402
+
+# Tune hands the driver's keys to every worker in a runtime environment, which Ray writes into its logs as it is.
+# Workers have their own: they inherit them on this machine, and on a node from its role, its environment or a file.
+class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
+    {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}
+)
 
 MAX_WORKER_DEATHS = 3  # a trial is started again this often without getting any further in between
 LOG_TAIL_LINES = 30
