@@ -3,20 +3,21 @@
     BOTTLENECK_DATA=... python benchmarks/trajectory.py [--json FILE] [--repeats 3] [--steps 2000] [--architecture cnn]
 
 One run on a mixture of MNIST, FashionMNIST and KMNIST, with and without checkpoints, in turn; then the trajectories of
-one, two and three components, each in a run of its own mixture. Processor time of one thread, so that other work on the
-machine counts little. Prints a table: median over the repeats with the smallest and the largest.
+its components one after the other, which share what is of the run. Processor time of one thread, so that other work on
+the machine counts little. Prints a line for each repeat, then the median with the smallest and the largest.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import statistics
 import sys
-import tempfile
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -24,7 +25,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 
-from trainables import checkpoints, components, representation, trajectory, trial
+from trainables import checkpoints, components, representation, trajectory
+from trainables.architectures import Network, build
+from trainables.components import ComponentData
 from trainables.mixture import mixture_of
 from trainables.pretrain import pretrain
 from trainables.spec import Architecture, Component, PretrainSpec, Source, Training, TrajectorySpec
@@ -44,38 +47,37 @@ def run_of(parts: dict[str, Component], architecture: str, steps: int) -> Pretra
     return PretrainSpec(mixture=mixture, architecture=network, training=training, seed=0)
 
 
-def seconds(parts: dict[str, Component], architecture: str, steps: int, points: int) -> tuple[float, float]:
-    """Processor time of a run with its checkpoints, and of the trajectories of all its components."""
-    run = run_of(parts, architecture, steps)
-    data = [components.load(share.component) for share in run.mixture.shares]
-    at = checkpoints.schedule(steps, points)
-    with tempfile.TemporaryDirectory() as folder:
-        store = trial.Store(folder)
-        work = trial._Work(store, CPU, lambda *_, **__: None, dict.fromkeys([c.content for c in parts.values()], "x"))
-        between = [replace(run, until=step) for step in at[1:-1]]
-        start = representation.initialisation(run.architecture, run.seed)
-        for _ in work.compute(start, (), 1e9):
-            pass
-        started = time.process_time()
-        for _ in work.compute(run, between, 1e9):
-            pass
-        trained = time.process_time() - started
-        started = time.process_time()
-        for component in parts.values():
-            spec = TrajectorySpec(checkpoints=(start, *between, run), component=component, direct=None)
-            networks = [work._network(checkpoint).eval() for checkpoint in spec.checkpoints]
-            trajectory.measure(spec, networks, None, components.load(component), data, CPU)
-        return trained, time.process_time() - started
-
-
-def alone(parts: dict[str, Component], architecture: str, steps: int) -> float:
-    """Processor time of the same run without checkpoints, and without anything being kept."""
-    run = run_of(parts, architecture, steps)
-    data = [components.load(share.component) for share in run.mixture.shares]
+def trained(run: PretrainSpec, data: list[ComponentData], kept: dict[int, Network], steps: tuple[int, ...]) -> float:
+    """Processor time of a run that leaves copies of its network after so many steps in `kept`."""
+    keep = {step: partial(_keep, kept, step) for step in steps}
     started = time.process_time()
-    for _ in pretrain(run, data, device=CPU, report_every_s=1e9):
+    for _ in pretrain(run, data, device=CPU, checkpoints=keep, report_every_s=1e9):
         pass
     return time.process_time() - started
+
+
+def _keep(kept: dict[int, Network], step: int, network: Network) -> None:
+    kept[step] = copy.deepcopy(network).eval()
+
+
+def extra(parts: dict[str, Component], architecture: str, steps: int, points: int) -> list[float]:
+    """What the checkpoints and the trajectories of one, two, ... components add to the processor time of the run."""
+    run = run_of(parts, architecture, steps)
+    data = [components.load(share.component) for share in run.mixture.shares]
+    bare = trained(run, data, {}, ())
+    at = checkpoints.schedule(steps, points)
+    kept: dict[int, Network] = {0: build(run.architecture, run.mixture.num_classes, run.seed).eval()}
+    spent = trained(run, data, kept, at[1:]) - bare
+    start = representation.initialisation(run.architecture, run.seed)
+    specs = (start, *(replace(run, until=step) for step in at[1:-1]), run)
+    found = []
+    for component in parts.values():
+        started = time.process_time()
+        spec = TrajectorySpec(checkpoints=specs, component=component, direct=None)
+        trajectory.measure(spec, [kept[step] for step in at], None, components.load(component), data, CPU)
+        spent += time.process_time() - started
+        found.append(spent / bare)
+    return found
 
 
 def main() -> None:
@@ -88,18 +90,16 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     prepared = {name: components.prepare(Source(dataset=name)) for name in DATASETS}
-    found: dict[int, list[float]] = {}
+    found: list[list[float]] = []
+    print(f"{asked.architecture}, {asked.steps} steps of {BATCH}, {asked.points} checkpoints; extra processor time, %")
     for _ in range(asked.repeats):
-        for count in range(1, len(DATASETS) + 1):
-            parts = {name: prepared[name] for name in DATASETS[:count]}
-            bare = alone(parts, asked.architecture, asked.steps)
-            trained, measured = seconds(parts, asked.architecture, asked.steps, asked.points)
-            found.setdefault(count, []).append((trained + measured) / bare - 1)
-    what = f"{asked.architecture}, {asked.steps} steps of {BATCH}, {asked.points} checkpoints"
-    print(f"{what}; extra processor time, n = {asked.repeats}")
-    for count, values in found.items():
+        found.append(extra(prepared, asked.architecture, asked.steps, asked.points))
+        print("  " + "  ".join(f"{100 * value:.1f}" for value in found[-1]), flush=True)
+    for count, values in enumerate(zip(*found, strict=True), start=1):
         low, middle, high = (100 * f(values) for f in (min, statistics.median, max))
-        print(f"  {count} component{'s' if count > 1 else ' '}  {middle:5.1f} %  [{low:.1f}, {high:.1f}]")
+        print(
+            f"{count} component{'s' if count > 1 else ' '}  {middle:5.1f}  [{low:.1f}, {high:.1f}]  n = {len(values)}"
+        )
     if asked.json:
         asked.json.write_text(json.dumps({"settings": vars(asked) | {"json": None}, "extra": found}, indent=1))
 

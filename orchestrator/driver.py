@@ -54,6 +54,7 @@ class Driver:
         self._queue: deque[TrialSpec] = deque()
         self._under_way: dict[str, TrialSpec] = {}
         self._reached: dict[str, tuple[int, float]] = {}  # by trial: its last rung, in steps, and the objective there
+        self._cut_short: dict[str, Mapping[str, Any]] = {}  # by trial that failed or was stopped: its end
         self._more = search is not None  # whether the search may ask for another trial
         self._room = 1  # trials that can be under way at the same time
         self._thread = ThreadPoolExecutor(1, "recorder")
@@ -67,6 +68,8 @@ class Driver:
         if kind is None:
             for recording in self._recordings:
                 recording.result()  # raises what went wrong on the thread
+            for digest, status in self._cut_short.items():  # others may have computed stages of theirs since
+                self._tracker.log(digest, partial(self._record, digest, status))
 
     def begin(
         self, trials: Iterable[TrialSpec], missing: Sequence[TrialSpec], stopped: Mapping[str, Mapping[str, Any]]
@@ -147,6 +150,8 @@ class Driver:
 
     def _told(self, trial: TrialSpec, status: Mapping[str, Any]) -> None:
         """Pass on a trial that has all the results that it will have."""
+        if status["status"] != "ok":
+            self._cut_short[trial.digest] = status
         self._state.gaps(self._rows(trial.digest, status))
         self._tracker.log(trial.digest, partial(self._record, trial.digest, status))
         if self._search:

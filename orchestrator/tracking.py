@@ -611,6 +611,7 @@ class _View:
         if self._parent.tags.get(PLAN) != content or self._parent.lacks("plan.json"):
             self.write_files(self._parent, {"sweep.yaml": sweep_text, "plan.json": json.dumps(plan, indent=1)})
             self.client.set_tag(self._parent.id, PLAN, content)
+            self._parent = replace(self._parent, tags={**self._parent.tags, PLAN: content})
 
     def write_files(self, run: _Run, files: Mapping[str, str]) -> None:
         with tempfile.TemporaryDirectory() as folder:

@@ -15,6 +15,7 @@ from trainables.store import Store
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.chaos
 def test_two_sweeps_at_once_compute_each_shared_stage_once_and_a_third_of_the_same_name_leaves(tmp_path, undisturbed):
     tiny = Tiny(tmp_path)
     with tiny.driver() as first, tiny.driver("--set", "name=other") as second:

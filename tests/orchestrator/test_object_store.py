@@ -47,6 +47,7 @@ def bottleneck(*arguments, expect=0, **environment):
     return done
 
 
+@pytest.mark.chaos
 def test_a_sweep_on_s3_from_two_nodes_computes_every_stage_once_and_gives_the_same_table(tmp_path):
     path = tmp_path / "small.yaml"
     path.write_text(SWEEP)

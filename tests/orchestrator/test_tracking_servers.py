@@ -226,6 +226,7 @@ print(json.dumps({"codes": codes, "seconds": time.monotonic() - begun}))
 """
 
 
+@pytest.mark.chaos
 @pytest.mark.parametrize("place", ["server", "SQLite"])
 def test_sixteen_sweeps_at_once_all_arrive(place: str, uri: str, tmp_path: Path) -> None:
     """Sixteen processes: on SQLite they also create the one database together."""

@@ -76,6 +76,7 @@ def stored(planned, tmp_path_factory):
     journal = Journal(store, sweep.name)
     journal.write_plan(sweep.text, plan.as_json())
     failure = {"status": "failed", "error": HOSTILE + CONTROLS + "x" * 10_000, "log": HOSTILE + CONTROLS}
+    journal.start()
     journal.write("trial", trial=plan.trials[0].digest, **failure)
     return store
 
