@@ -535,9 +535,11 @@ def _require_written_by_us(store: Store, kind: str, digest: str, result: Mapping
     for names, kinds, said in ((NUMBERS, (int, float), "number"), (TEXTS, (str,), "text")):
         for name in names:
             value = result.get(name)
-            if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+            # A trajectory has one value for each checkpoint.
+            values = value if kind == "trajectory" and isinstance(value, list) else [value]
+            if any(v is not None and (not isinstance(v, kinds) or isinstance(v, bool)) for v in values):
                 raise ResultsError(
-                    f"storage {store.location!r}: {name} of {kind} {digest[:12]} is {str(value)[:60]!r} and no {said}; "
+                    f"storage {store.shown!r}: {name} of {kind} {digest[:12]} is {str(value)[:60]!r} and no {said}; "
                     f"this program did not write it: remove {store.path(f'stages/{kind}/{digest[:2]}/{digest}')} and "
                     "run the sweep again"
                 )
