@@ -87,14 +87,16 @@ class Driver:
                 status = {name: event.get(name) for name in STATUS} if event else {"status": "ok"}
                 self._state.trial_ended(trial.digest, str(status["status"]))
                 self._submit(self._ended if event else self._told, trial, status)
-        self._submit(self._refill)
-        self._recordings[-1].result()  # so that a search of which nothing is left is seen to be exhausted
+        if self._search:
+            self._submit(self._refill)
+            self._recordings[-1].result()  # so that a search of which nothing is left is seen to be exhausted
 
     # On Ray's loop ----------------------------------------------------------------------------------------------------
 
     def room(self, at_once: int) -> None:
         self._room = at_once
-        self._submit(self._refill)
+        if self._search:
+            self._submit(self._refill)
 
     def next(self) -> TrialSpec | None:
         try:

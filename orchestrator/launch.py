@@ -75,6 +75,7 @@ OBJECT_STORE_BYTES = 200 * 2**20  # specs and reports are small; data and result
 SCRATCH_BYTES = 64 * 2**20  # Ray's logs and Tune's own files, for a sweep of some hours
 REPORT_EVERY_S = 1.0
 CONNECT_S = 5.0
+SAVING_S = 30.0  # of an interrupted sweep's workers; what takes longer goes on from its last save
 TRIALS_A_RUN = 1000  # Tune keeps 60 kB of every trial that it has run: after so many it is started anew
 PENDING = "TUNE_MAX_PENDING_TRIALS_PG"
 CARRIED_VARIABLES = (
@@ -341,8 +342,9 @@ class _Reporter(tune.Callback):  # type: ignore[misc]
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune writes its callbacks down to restore them; nothing of ours is restored from there
 
-    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         if self._interrupted.is_set():
+            _save(trials)
             os.kill(os.getpid(), signal.SIGUSR1)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -384,6 +386,13 @@ class _Reporter(tune.Callback):  # type: ignore[misc]
         self._furthest.pop(trial.config["trial"], None)
         self._trials.trial_ended(trial.config["trial"], end)
         trial.config["spec"] = None  # Tune keeps the trial; the object store need not keep its spec
+
+
+def _save(trials: list[Any]) -> None:
+    """Wait for workers to save how far they have come; Tune would give them five seconds."""
+    stopped = [trial.temporary_state.ray_actor.stop.remote() for trial in trials if trial.temporary_state.ray_actor]
+    if stopped:
+        ray.wait(stopped, num_returns=len(stopped), timeout=SAVING_S)
 
 
 # Early stopping -------------------------------------------------------------------------------------------------------

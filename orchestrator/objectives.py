@@ -57,14 +57,14 @@ def scores(cells: Sequence[Mapping[str, Any]], lookup: Lookup) -> list[Score] | 
 def _score(cell: Mapping[str, Any], lookup: Lookup) -> Score | None:
     from orchestrator.results import chosen_baseline
 
-    accuracy = _validation_accuracy(lookup("probe", cell["transfer"]))
-    direct = _validation_accuracy(chosen_baseline(cell["baselines"], lookup)[1])
+    accuracy = validation_accuracy(lookup("probe", cell["transfer"]))
+    direct = validation_accuracy(chosen_baseline(cell["baselines"], lookup)[1])
     if accuracy is None or (direct is None and cell["baselines"]):
         return None
     return Score(seed=cell["seed"], component=cell["component"], accuracy=accuracy, direct=direct)
 
 
-def _validation_accuracy(probe: Mapping[str, Any] | None) -> float | None:
+def validation_accuracy(probe: Mapping[str, Any] | None) -> float | None:
     """None for a probe that is not there, or could not be fitted."""
     accuracy = (probe or {}).get("validation_accuracy")
     return None if accuracy is None or not math.isfinite(accuracy) else float(accuracy)

@@ -20,7 +20,7 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import BaseModel, Field
 
 from orchestrator.model import Choose, Count, Model, Problem, expect
-from orchestrator.objectives import Objective, Score
+from orchestrator.objectives import Objective, Score, validation_accuracy
 from trainables.spec import Rung
 
 FOLLOWED = ("single", "cat", "time_cat", "wide")  # representations whose networks are trained side by side, unguided
@@ -131,13 +131,9 @@ class Stopping:
         """What a trial has reached at a rung; None: it cannot be computed, because a network diverged."""
         found = []
         for cell in rung.cells:
-            accuracy = _validation_accuracy(lookup("probe", cell.transfer.digest))
-            direct = _validation_accuracy(lookup("probe", cell.direct.digest)) if cell.direct else None
+            accuracy = validation_accuracy(lookup("probe", cell.transfer.digest))
+            direct = validation_accuracy(lookup("probe", cell.direct.digest)) if cell.direct else None
             if accuracy is None or (cell.direct and direct is None):
                 return None
             found.append(Score(seed=cell.seed, component=cell.component, accuracy=accuracy, direct=direct))
         return self.objective.value(found, None)
-
-
-def _validation_accuracy(probe: Mapping[str, Any] | None) -> float | None:
-    return (probe or {}).get("validation_accuracy")

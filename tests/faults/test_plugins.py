@@ -79,7 +79,7 @@ def foreign(tmp_path, monkeypatch):
 
 def test_a_plug_in_that_raises_in_planning_is_one_line_with_its_place(foreign):
     done = foreign("raises").run(expect=2)
-    _, line = done.stderr.splitlines()
+    *_, line = done.stderr.splitlines()
     assert "components.mine: " in line
     assert "python:foreign:raises: KeyError: 'a key of mine'" in line
     assert "foreign.py:9" in line
@@ -87,7 +87,7 @@ def test_a_plug_in_that_raises_in_planning_is_one_line_with_its_place(foreign):
 
 def test_a_plug_in_that_hangs_in_planning_is_one_line_with_its_place(foreign):
     done = foreign("hangs").run(expect=2, environment={"BOTTLENECK_STALL_MINUTES": "0.2"})
-    _, line = done.stderr.splitlines()
+    *_, line = done.stderr.splitlines()
     assert "components.mine: " in line
     assert "not there after 0.2 minutes; it hangs in hangs, at foreign.py:14" in line
     assert "BOTTLENECK_STALL_MINUTES" in line
@@ -95,7 +95,7 @@ def test_a_plug_in_that_hangs_in_planning_is_one_line_with_its_place(foreign):
 
 def test_a_plug_in_that_ends_its_process_in_planning_is_one_line(foreign):
     done = foreign("ends").run(expect=2)
-    _, line = done.stderr.splitlines()
+    *_, line = done.stderr.splitlines()
     assert "components.mine: the process that looked at it ended without a word (exit code 7)" in line
 
 

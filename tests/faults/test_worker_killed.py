@@ -37,8 +37,8 @@ class Heard:
     def trial_started(self, digest): ...
     def trial_progress(self, digest, report): ...
 
-    def trial_ended(self, digest, error, log):
-        self.ended.append((digest, error))
+    def trial_ended(self, digest, end):
+        self.ended.append((digest, end.error))
 
 
 def trial(failures=0, error_file=None):

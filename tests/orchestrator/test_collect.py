@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -13,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from buckets import bucket
+from command_line import bottleneck
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -258,13 +257,6 @@ def test_on_s3_it_is_the_same(swept):
 
 
 # The command ----------------------------------------------------------------------------------------------------------
-
-
-def bottleneck(*arguments, expect=0):
-    command = [sys.executable, "-m", "orchestrator.cli", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-    assert done.returncode == expect, done.stderr
-    return done
 
 
 def test_the_command_shows_first_and_removes_only_when_told(copy):

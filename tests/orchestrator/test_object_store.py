@@ -1,14 +1,12 @@
 """A sweep on S3: two nodes of a real Ray cluster share a bucket, and nothing is computed twice."""
 
-import os
-import subprocess
-import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import pytest
 from buckets import bucket
+from command_line import bottleneck
 
 from orchestrator.journal import AlreadyRunning, Journal
 from orchestrator.prepare import prepare
@@ -38,13 +36,6 @@ seeds: 1
 pretrain: {steps: 20, batch_size: 16}
 transfer: {train_examples: 60}
 """
-
-
-def bottleneck(*arguments, expect=0, **environment):
-    command = [sys.executable, "-m", "orchestrator.cli", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
-    assert done.returncode == expect, done.stderr
-    return done
 
 
 @pytest.mark.chaos

@@ -3,14 +3,13 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from command_line import bottleneck
 
 from orchestrator.journal import Journal, UnknownSweep
 from orchestrator.results import COLUMNS, COST_COLUMNS, load
@@ -43,16 +42,6 @@ def sweep_file(folder, steps=60):
     path = folder / "small.yaml"
     path.write_text(SWEEP.replace("STEPS", str(steps)))
     return path
-
-
-def command(*arguments):
-    return [sys.executable, "-m", "orchestrator.cli", *map(str, arguments)]
-
-
-def bottleneck(*arguments, expect=0):
-    done = subprocess.run(command(*arguments), capture_output=True, text=True, check=False)
-    assert done.returncode == expect, done.stderr
-    return done
 
 
 def stage_events(storage):

@@ -1,10 +1,9 @@
 """Sweeps that choose their trials as results come in, and end some early: from the command line to the table."""
 
-import subprocess
-import sys
 from collections import Counter
 
 import pytest
+from command_line import bottleneck
 
 from orchestrator.journal import Journal
 from orchestrator.results import COST_COLUMNS, load, trial_status
@@ -32,13 +31,6 @@ transfer: {l2: [0.001, 0.1]}
 search: {optuna: {samples: 6}}
 early_stopping: {asha: {grace_steps: 10}}
 """
-
-
-def bottleneck(*arguments, expect=0):
-    command = [sys.executable, "-m", "orchestrator.cli", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == expect, done.stderr
-    return done
 
 
 def statuses(table):
