@@ -154,7 +154,8 @@ class Driver:
         """Pass on a trial that has all the results that it will have."""
         if status["status"] != "ok":
             self._cut_short[trial.digest] = status
-        self._state.gaps(self._rows(trial.digest, status))
+        rows = self._rows(trial.digest, status)
+        self._state.measured(trial.digest, results.trial_status(rows), rows)
         self._tracker.log(trial.digest, partial(self._record, trial.digest, status))
         if self._search:
             self._search.ended(trial, status)
@@ -178,7 +179,7 @@ class Driver:
             stages = self._work.of([asked.trial])
             self._plan["trials"].append(kept)
             self._trials[asked.trial.digest] = kept
-            self._state.add_stages(stages.to_do, stages.total, stages.stored)
+            self._state.add_trial(asked.trial.digest, stages.to_do, stages.total, stages.stored)
             if stages.to_do:
                 self._queue.append(asked.trial)
             else:

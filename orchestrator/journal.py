@@ -133,6 +133,7 @@ class Journal:
         From then on `bottleneck gc` removes nothing that the plan needs. One that began before is waited for, so that
         what the store has is to be asked for afterwards.
         """
+        self.store.delete(f"{self.folder}/status.json")  # of the plan before
         self.store.write(f"{self.folder}/sweep.yaml", text.encode())
         self.store.write(f"{self.folder}/plan.json", json.dumps(plan, allow_nan=False).encode())
         if self.store.is_claimed(GC_CLAIM):
@@ -160,6 +161,17 @@ class Journal:
             asked = [e["plan"] for e in self.last_run() if e["event"] == "asked"]
             plan["trials"] += [trial for trial in asked if trial["digest"] not in planned]
         return plan
+
+    def write_snapshot(self, snapshot: Mapping[str, Any]) -> None:
+        """Keep how far the sweep is, in place of what was kept before."""
+        self.store.write(f"{self.folder}/status.json", json.dumps(snapshot, allow_nan=False).encode())
+
+    def snapshot(self) -> Any:
+        """What was kept last; None, if nothing readable is there."""
+        try:
+            return json.loads(self.store.read(f"{self.folder}/status.json"))
+        except (FileNotFoundError, ValueError, RecursionError):
+            return None
 
     def text(self) -> str:
         """The sweep that was planned last, as YAML."""

@@ -33,6 +33,7 @@ class State:
     stored: int  # of them, in the store when the run began
     started: float
     to_do: dict[str, tuple[str, float]] = field(default_factory=dict)  # digest -> (kind, FLOPs) of missing stages
+    outcomes: dict[str, str] = field(default_factory=dict)  # by the first 12 digits of trials, the status of their rows
     finished_trials: int = 0
     failed_trials: int = 0
     stopped_trials: int = 0  # early
@@ -62,19 +63,21 @@ class State:
         self.failed_trials += status == "failed"
         self.stopped_trials += status == "stopped"
 
-    def add_stages(self, to_do: Mapping[str, tuple[str, float]], stages: int, stored: int) -> None:
+    def add_trial(self, trial: str, to_do: Mapping[str, tuple[str, float]], stages: int, stored: int) -> None:
         """A search has asked for a trial.
 
         Args:
             to_do: its missing stages, as those of the state.
             stages, stored: how many stages no earlier trial had, and how many of them the store has.
         """
+        self.outcomes[trial[:12]] = "pending"
         self.to_do |= to_do
         self.stages += stages
         self.stored += stored
 
-    def gaps(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Look at a finished trial's rows for the worst mean gap so far."""
+    def measured(self, trial: str, status: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """A trial has its rows, with this status: keep that, and the worst mean gap so far."""
+        self.outcomes[trial[:12]] = status
         by_component: dict[str, list[float]] = {}
         where: dict[str, str] = {}
         for row in rows:

@@ -9,7 +9,7 @@ and has no gap.
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -168,6 +168,7 @@ NUMBERS = (
     "training_flops", "parameters", "flops", "started", "finished", *RETENTION,
 )  # fmt: skip
 TEXTS = ("status", "reason", "device", "revision", "versions")
+REMEMBERED_RESULTS = 4096  # some kilobytes each
 
 # What differs between two runs of the same work: everything else is the same after any restart.
 COST_COLUMNS = ("seconds", "examples_per_second", "device")
@@ -394,12 +395,17 @@ def trial_status(rows: Iterable[Mapping[str, Any]]) -> str:
     return next((status for status in ("pending", "failed", "diverged", "stopped") if status in present), "ok")
 
 
-def trial_statuses(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """How many trials have each status."""
+def outcomes(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """The status of each trial."""
     trials: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         trials.setdefault(row["trial"], []).append(row)
-    return dict(Counter(map(trial_status, trials.values())))
+    return {trial: trial_status(rows) for trial, rows in trials.items()}
+
+
+def trial_statuses(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """How many trials have each status."""
+    return dict(Counter(outcomes(rows).values()))
 
 
 def _total(values: Iterable[float | None]) -> float | None:
@@ -514,18 +520,22 @@ def stored_rows(sweep: str, storage: str | None = None) -> list[dict[str, Any]]:
 
 
 def store_lookup(store: Store) -> Lookup:
-    """The store's `get`, each result read once: a baseline stands in many rows. What is not there yet is looked for
-    again."""
-    found: dict[str, Mapping[str, Any]] = {}
+    """The store's `get`, which remembers the results asked for last: a baseline stands in many rows. What is not there
+    yet is looked for again."""
+    found: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
 
     def lookup(kind: str, digest: str) -> Mapping[str, Any] | None:
-        if digest not in found:
-            result = store.get(kind, digest)
-            if result is None:
-                return None
-            _require_written_by_us(store, kind, digest, result)
-            found[digest] = result
-        return found[digest]
+        if digest in found:
+            found.move_to_end(digest)
+            return found[digest]
+        result = store.get(kind, digest)
+        if result is None:
+            return None
+        _require_written_by_us(store, kind, digest, result)
+        found[digest] = result
+        if len(found) > REMEMBERED_RESULTS:
+            found.popitem(last=False)
+        return result
 
     return lookup
 

@@ -11,6 +11,7 @@ import io
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from orchestrator.plan import Plan
 from orchestrator.progress import Display, State, duration
 from orchestrator.settings import without_password
 from orchestrator.space import Optuna
+from orchestrator.status import Published
 from orchestrator.stopping import Stopping
 from orchestrator.sweep import Sweep, resolved
 from orchestrator.tracking import Tracker
@@ -105,6 +107,7 @@ def run(
             stored=stages.stored,
             started=started,
             to_do=dict(stages.to_do),
+            outcomes={trial["digest"][:12]: "pending" for trial in plan_json["trials"]},
         )
         journal.start(stages=stages.total, stored=stages.stored)
         tracker = Tracker(
@@ -125,7 +128,7 @@ def run(
             search=search,
             early_stopping=early_stopping,
         )
-        with driver, Display(state, live=live):
+        with Published(journal, state) as published, driver, Display(state, live=live):
             driver.begin(plan.trials, missing, stopped)
             if not driver.exhausted():
                 # Ray takes seconds to import, and a finished sweep has no need of it.
@@ -149,7 +152,8 @@ def run(
         seconds = time.monotonic() - started
         rows = results.rows(plan_json, lookup, journal.trial_states())
         outcome_rows = results.table(rows)
-        trials = results.trial_statuses(rows)
+        state.outcomes = results.outcomes(rows)
+        trials = Counter(state.outcomes.values())
         provenance = {
             "command": command,
             "storage": store.shown,
@@ -166,13 +170,15 @@ def run(
                 {f"trials/{status}": float(count) for status, count in trials.items()},
                 TRACKING_GRACE_S,
             )
+        ended = "interrupted" if interrupted.is_set() else "finished"
         journal.write(
             "sweep",
-            state="interrupted" if interrupted.is_set() else "finished",
+            state=ended,
             computed=state.computed,
             seconds=round(seconds, 3),
             trials=dict(trials),
         )
+        published.write(ended)
         return Outcome(
             table=outcome_rows,
             trials=trials,

@@ -126,7 +126,10 @@ def made_up(sweep: str, trials: int = 3, seeds: Sequence[int] = (0, 1), points: 
             "train_examples": 1000,
             "training": "",
         }
-        planned.append({"digest": named("trial", sweep, number), "design": design, "cells": cells})
+        needed = [("pretrain", cell["pretrain"][0]) for cell in cells]
+        needed += [("probe", cell[kind]) for cell in cells for kind in ("transfer", "direct", "random_init")]
+        trial = {"digest": named("trial", sweep, number), "design": design, "cells": cells}
+        planned.append(trial | {"stages": sorted(set(needed))})
     plan = {
         "sweep": sweep,
         "question": "Does it work?",

@@ -51,11 +51,11 @@ def test_time_left_comes_from_the_speed_of_each_kind_of_stage_so_far():
 
 def test_the_worst_gap_has_its_interval_and_a_mixture_is_not_compared_with_itself():
     found = state()
-    found.gaps([row(0.0, pretrain="d")])
+    found.measured("t0", "ok", [row(0.0, pretrain="d")])
     assert found.worst is None
-    found.gaps([row(0.10, 0), row(0.14, 1), row(0.12, 2), row(0.01, component="even")])
+    found.measured("t1", "ok", [row(0.10, 0), row(0.14, 1), row(0.12, 2), row(0.01, component="even")])
     assert dict(found.lines(1.0))["worst gap"] == "12.0 points [7.0, 17.0], n = 3: odd at even 50 % + odd 50 %"
-    found.gaps([row(None)])
+    found.measured("t2", "diverged", [row(None)])
     assert found.worst is not None
 
 

@@ -13,6 +13,7 @@ from command_line import bottleneck
 
 from orchestrator.journal import Journal, UnknownSweep
 from orchestrator.results import COLUMNS, COST_COLUMNS, load
+from orchestrator.status import snapshot
 from trainables.store import Store
 from trainables.trial import provenance
 
@@ -235,6 +236,10 @@ def test_status_and_report_read_the_store(finished):
     assert status["state"] == "finished"
     assert status["trials"] == {"ok": 8}
     assert status["stages"] == status["stages_stored"]
+    journal = Journal(Store(storage), "small")
+    written = snapshot(journal)
+    (storage / "sweeps/small/status.json").unlink()
+    assert snapshot(journal) == written, "what the driver wrote is what the store says"
     (storage / "sweeps/small/report.html").unlink()
     assert bottleneck("report", "small", "--storage", storage).stdout.strip().endswith("report.html")
     assert (storage / "sweeps/small/report.html").exists()
