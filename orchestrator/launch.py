@@ -7,6 +7,7 @@ computed is in the store, so a trial that starts again goes on from there, and a
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import math
 import os
@@ -150,6 +151,7 @@ def launch(
         StoreFull: the store has no room for what trials write. The others have been stopped in order.
     """
     _require_scratch()
+    _require_no_namesake()
     launched = uuid.uuid4().hex
     reporter = _Reporter(trials, interrupted, Journal(Store(storage), sweep), launched)
     with _cluster(cpus, gpus), _first_interrupt_ends_in_order(interrupted):
@@ -515,6 +517,16 @@ def _require_scratch() -> None:
         raise LaunchError(
             f"{folder!r}, where Ray keeps temporary files, has {room.megabytes(free)} of room left and "
             f"{room.megabytes(SCRATCH_BYTES)} are needed; make room there, or set TMPDIR and RAY_TMPDIR"
+        )
+
+
+def _require_no_namesake() -> None:
+    """Ray's workers look for modules in the working directory, and pandas takes any folder there for its package."""
+    folder, package = Path("bottleneck"), importlib.util.find_spec("bottleneck")
+    if folder.is_dir() and (package is None or package.origin is None):
+        raise LaunchError(
+            f"{str(folder.absolute())!r} has the name of a package that pandas looks for, and workers would take it "
+            "for that; run the command from another folder"
         )
 
 

@@ -251,3 +251,17 @@ def test_a_table_in_python_can_be_filtered(finished):
     assert set(found["component"]) == {"digits"}
     with pytest.raises(UnknownSweep, match="has no sweep 'other'; it has: small"):
         load("other", storage=str(storage))
+
+
+def test_a_folder_that_workers_would_take_for_a_package_is_one_line_and_a_real_package_is_none(tmp_path, monkeypatch):
+    from orchestrator.launch import LaunchError, _require_no_namesake
+
+    monkeypatch.chdir(tmp_path)
+    _require_no_namesake()
+    (tmp_path / "bottleneck").mkdir()
+    with pytest.raises(LaunchError, match=r"has the name of a package that pandas looks for.*from another folder"):
+        _require_no_namesake()
+    (tmp_path / "site" / "bottleneck").mkdir(parents=True)
+    (tmp_path / "site" / "bottleneck" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    _require_no_namesake()
