@@ -484,7 +484,7 @@ def _cluster(cpus: float, gpus: float) -> Iterator[None]:
         variables = {name: os.environ[name] for name in CARRIED_VARIABLES if name in os.environ}
         options: dict[str, Any] = {"address": address, "runtime_env": {"env_vars": variables}}
     else:
-        options = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+        options = {"address": "local", "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     if address:
         _require_answer(address)
     try:

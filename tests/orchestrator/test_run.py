@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -265,3 +266,17 @@ def test_a_folder_that_workers_would_take_for_a_package_is_one_line_and_a_real_p
     (tmp_path / "site" / "bottleneck" / "__init__.py").touch()
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     _require_no_namesake()
+
+
+def test_a_cluster_that_someone_else_started_on_this_machine_is_not_joined(monkeypatch):
+    """`ray start` leaves its address in a file, where Ray looks when it is asked for no address in particular."""
+    from orchestrator.launch import _cluster
+
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:  # a socket's name has 107 characters at most
+        Path(short, "ray").mkdir()
+        Path(short, "ray", "ray_current_cluster").write_text("127.0.0.1:9")
+        monkeypatch.setenv("RAY_TMPDIR", short)
+        with _cluster(1, 0):
+            import ray
+
+            assert "127.0.0.1:9" not in ray.get_runtime_context().gcs_address
