@@ -44,6 +44,7 @@ for _name, _value in {
 
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
+from ray._raylet import GcsClient  # type: ignore[attr-defined]  # noqa: E402
 from ray.tune.execution import class_cache  # noqa: E402
 from ray.tune.schedulers import (  # noqa: E402
     AsyncHyperBandScheduler,
@@ -531,7 +532,7 @@ def _require_no_namesake() -> None:
 
 
 def _require_answer(address: str) -> None:
-    """Ray itself tries for minutes. `auto` and other names without a port are left to it."""
+    """Ray itself tries for minutes, and then does not say why. Names without a port, as `auto`, are left to it."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not (host and port.isdigit()):
         return
@@ -539,6 +540,16 @@ def _require_answer(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
     except OSError as error:
         raise LaunchError(f"RAY_ADDRESS: no cluster answers at {address} ({error.strerror or error})") from error
+    if not address.startswith("ray://"):
+        try:
+            GcsClient(address=f"{host}:{port}")
+        except ray.exceptions.AuthenticationError as error:
+            raise LaunchError(
+                f"RAY_ADDRESS: the cluster at {address} does not let us in without its token; set RAY_AUTH_MODE=token "
+                "and RAY_AUTH_TOKEN_PATH"
+            ) from error
+        except ray.exceptions.RpcError as error:
+            raise LaunchError(f"RAY_ADDRESS: what answers at {address} is no Ray cluster") from error
 
 
 def _require_room(resources: Mapping[str, float], cpus: float, gpus: float) -> None:

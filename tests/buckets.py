@@ -14,7 +14,9 @@ from email.utils import format_datetime, formatdate, parsedate_to_datetime
 from typing import Any
 
 import boto3
+from moto.core import DEFAULT_ACCOUNT_ID
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from moto.s3.models import s3_backends
 from werkzeug.serving import make_server
 
 ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "s3cret", "AWS_EC2_METADATA_DISABLED": "true"}
@@ -42,6 +44,12 @@ class Bucket:
 
     def location(self, folder: str, keys: str = "") -> str:
         return f"s3://{keys}{self.name}/{folder}?endpoint_override={self.endpoint}&scheme=http"
+
+    def age(self, name: str, seconds: float) -> None:
+        """Let the objects of this name be older."""
+        for key, found in s3_backends[DEFAULT_ACCOUNT_ID]["aws"].buckets[self.name].keys.items():
+            if key.endswith(f"/{name}"):
+                found.last_modified -= timedelta(seconds=seconds)
 
     def close(self) -> None:
         self._server.shutdown()

@@ -34,7 +34,7 @@ def test_entries_damaged_while_a_sweep_runs_and_between_runs_are_computed_again(
 
     def probes():
         kinds = tiny.stages() if tiny.computed() else {}
-        return [digest for digest in tiny.computed() if kinds[digest] == "probe" and digest not in damaged]
+        return [digest for digest in tiny.computed() if kinds.get(digest) == "probe" and digest not in damaged]
 
     with tiny.driver() as driver:
         for way in WAYS:
