@@ -78,6 +78,11 @@ PLAN = "bottleneck.plan"  # on the parent: sha256 of the plan and the sweep's te
 PARENT_RUN = "mlflow.parentRunId"  # nests a child below its parent in MLflow's pages
 NOTE = "mlflow.note.content"
 SOURCE = {"mlflow.source.name": "bottleneck", "mlflow.source.type": "LOCAL"}  # a column of MLflow's table of runs
+# The note that a trial's run begins with, for the units that MLflow's pages do not show; people may write another.
+UNITS = (
+    "Means over seeds; `result.json` has each of them. Accuracies and gaps are fractions. A positive gap: the features "
+    "lack something that training on the component alone finds. `loss`: nats per example, by pretraining step."
+)
 EXPERIMENT_KIND = "mlflow.experimentKind"  # lets MLflow's pages open with the table of runs
 RUN_STATUS = {"ok": "FINISHED", "failed": "FAILED", "diverged": "FAILED", "stopped": "KILLED"}
 
@@ -662,7 +667,8 @@ def _write_trial(view: _View, record: TrialRecord) -> bool:
         run = None
     if run is None:
         view.created = True
-        run = _as_run(client.create_run(view.experiment, _ms(record.started), tags, run_name=record.name))
+        with_note = {NOTE: UNITS, **tags}
+        run = _as_run(client.create_run(view.experiment, _ms(record.started), with_note, run_name=record.name))
     view.write_files(run, record.artifacts)
     # Where a kill came after some of this, MLflow takes equal params and equal points again.
     fixed = {} if run.whole else _fixed(record)

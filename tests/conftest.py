@@ -14,10 +14,20 @@ for _name in ("BOTTLENECK_STORAGE", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
 os.environ.update(OMP_NUM_THREADS="1", MPLBACKEND="Agg")
 
 
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for what the processes of a test session make once for all of them, under a lock."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _cache_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def _cache_of_this_session(shared_folder: Path) -> Iterator[Path]:
     """Decoded data is made once per test session, and not in the user's cache."""
-    root = tmp_path_factory.mktemp("cache")
+    root = shared_folder / "cache"
+    root.mkdir(exist_ok=True)
     before = os.environ.get("BOTTLENECK_CACHE")
     os.environ["BOTTLENECK_CACHE"] = str(root)
     yield root

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
+from filelock import FileLock
 from tiny_sweep import Tiny, assert_undisturbed
 
 
 @pytest.fixture(scope="session")
-def untouched(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+def untouched(shared_folder: Path) -> Tiny:
     """The sweep after a run that nothing befell; to be read only."""
-    tiny = Tiny(tmp_path_factory.mktemp("undisturbed"))
-    tiny.run()
+    with FileLock(shared_folder / "undisturbed.lock"):
+        tiny = Tiny(shared_folder / "undisturbed")
+        if not tiny.storage.exists():
+            tiny.run()
     assert_undisturbed(tiny, tiny.table())
     return tiny
 

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from typing import Any
 
 import pytest
 from made_up_sweeps import MadeUp, assert_whole, children_of, made_up, parent_of, runs_of, wait_until
-from tracking_servers import Detour, TrackingServer, free_port, postgres_folder, tracking_server
+from tracking_servers import LOGIN, Detour, TrackingServer, free_port, postgres_folder, tracking_server
 
 from orchestrator import results, tracking
 from orchestrator.tracking import TrackingError, check_login
@@ -146,6 +147,81 @@ def test_sync_with_a_password_in_the_uri_shows_it_nowhere(tracked: Tracked, serv
     assert server.password not in done.stdout + done.stderr
     assert server.password.encode() not in server.kept()
     assert [p for p in tracked.storage.rglob("*") if p.is_file() and server.password.encode() in p.read_bytes()] == []
+
+
+# As people see it --------------------------------------------------------------------------------------------
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMEDRIVER = shutil.which("chromedriver")
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Any]:
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in (
+        *("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
+        *("--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--window-size=1500,1000"),
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+def shown(browser: Any, *texts: str, selector: str = "body") -> None:
+    """Wait until all of these are on the page."""
+    script = "return [...document.querySelectorAll(arguments[0])].map(e => e.innerText).join('\\n')"
+    deadline = time.monotonic() + 120
+    while missing := [text for text in texts if text not in (page := browser.execute_script(script, selector))]:
+        assert time.monotonic() < deadline, f"no {missing} in\n{page}"
+        time.sleep(0.1)
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason="chromium and chromedriver are not installed")
+@pytest.mark.usefixtures("tracked")
+def test_mlflows_pages_show_a_sweep_its_trials_charts_and_files_to_whoever_logs_in(
+    uri: str, server: TrackingServer, browser: Any
+) -> None:
+    parent, child = parent_of(uri, "tracked"), children_of(uri, "tracked")[0]
+    pages = f"{uri}/#/experiments/{parent.info.experiment_id}/runs"
+    browser.get(f"{uri}/")
+    assert "tracked" not in browser.page_source  # without a login
+    browser.get_log("browser")  # says 401, and should
+
+    browser.get(uri.replace("//", f"//{LOGIN}:{server.password}@"))
+    browser.get(pages)
+    shown(browser, "tracked", selector=".ag-row")
+    shown(browser, "Does a tracking server show what the store has?")
+    assert child.info.run_name not in browser.execute_script("return document.body.innerText")
+    browser.execute_script("document.querySelector('.ag-row a').closest('.ag-cell').querySelector('button').click()")
+    shown(browser, "tracked", *(run.info.run_name for run in children_of(uri, "tracked")), selector=".ag-row")
+
+    browser.get(f"{pages}/{child.info.run_id}")
+    shown(browser, "gap/odd", "mixture.digits", "Accuracies and gaps are fractions", "Parent run")
+    browser.get(f"{pages}/{child.info.run_id}/model-metrics")
+    shown(browser, "gap", "odd")
+    wait_until(lambda: browser.execute_script("return document.querySelectorAll('svg.main-svg .bars path').length") > 0)
+
+    browser.get("about:blank")  # or the next page is drawn from what the one before has loaded
+    browser.get(f"{pages}/{parent.info.run_id}/artifacts/report.html")
+    shown(browser, "plan.json", "report.html", "results.parquet", "sweep.yaml")
+    wait_until(lambda: bool(browser.execute_script("return document.querySelector('iframe')")), seconds=120)
+    browser.switch_to.frame(browser.execute_script("return document.querySelector('iframe')"))
+    shown(browser, "Does a tracking server show what the store has?", selector="h1")
+    browser.switch_to.default_content()
+    browser.get("about:blank")
+    browser.get(f"{pages}/{child.info.run_id}/artifacts/result.json")
+    shown(browser, "design.json", '"direct_kind": "same_steps"')
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 
 # Who may come in ---------------------------------------------------------------------------------------------
