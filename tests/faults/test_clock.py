@@ -10,7 +10,7 @@ from tiny_sweep import assert_undisturbed, kill, wait_for
 
 from orchestrator import journal as journals
 from orchestrator.journal import Journal
-from orchestrator.status import _state
+from orchestrator.status import DIED, snapshot
 from trainables.store import Store
 
 DAY_S = 86_400.0
@@ -33,6 +33,7 @@ def clock(monkeypatch):
 def test_what_failed_before_a_restart_is_forgotten_though_the_clock_was_set_back(tmp_path, clock):
     store = Store(tmp_path)
     first = Journal(store, "tiny")
+    first.write_plan("", {"sweep": "tiny", "trials": []})
     first.start()
     first.write("trial", trial="a", status="failed", error="no", log=None)
     first.write("sweep", state="interrupted")
@@ -41,13 +42,13 @@ def test_what_failed_before_a_restart_is_forgotten_though_the_clock_was_set_back
     second = Journal(store, "tiny")
     second.start()
     assert second.trial_states() == {}
-    assert _state(second) == "stopped without notice; the same command continues"
+    assert snapshot(second).state == DIED
     second.write("trial", trial="a", status="ok", error=None, log=None)
     clock(1000.0 - 2 * DAY_S)
     second.write("trial", trial="a", status="failed", error="again", log=None)
     second.write("sweep", state="finished")
     assert Journal(store, "tiny").trial_states()["a"]["error"] == "again"
-    assert _state(second) == "finished"
+    assert snapshot(second).state == "finished"
 
 
 @pytest.mark.slow

@@ -13,7 +13,6 @@ from trainables.store import Store
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.chaos
 def test_a_sweep_interrupted_once_and_again_twice_continues_to_the_same_table(tiny, undisturbed):
     """As a terminal does it for Ctrl-C: to every process of the group."""
     with tiny.driver() as driver:

@@ -91,7 +91,6 @@ def delayed(port: int) -> Iterator[int]:
         listener.close()
 
 
-@pytest.mark.chaos
 def test_a_server_that_goes_down_amid_a_sweep_is_one_warning_and_sync_catches_up(tiny, undisturbed, server):
     server.start()
     at_server = {"MLFLOW_TRACKING_URI": server.uri}
@@ -106,7 +105,6 @@ def test_a_server_that_goes_down_amid_a_sweep_is_one_warning_and_sync_catches_up
     assert_undisturbed(tiny, undisturbed)
 
 
-@pytest.mark.chaos
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_server_that_is_down_and_one_that_is_slow_hold_up_nothing(untouched, undisturbed, server, tmp_path):

@@ -28,7 +28,6 @@ def cluster():
         made.shutdown()
 
 
-@pytest.mark.chaos
 def test_the_trial_of_a_lost_node_goes_on_elsewhere(tiny, undisturbed, cluster):
     made, node = cluster
     raylet = node.all_processes["raylet"][0].process.pid

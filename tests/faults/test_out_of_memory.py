@@ -143,7 +143,6 @@ transfer: {train_examples: 100}
 """
 
 
-@pytest.mark.chaos
 @pytest.mark.slow
 def test_in_a_sweep_one_network_is_trained_in_parts_and_one_that_cannot_be_fails_with_the_remedy(tmp_path, monkeypatch):
     (tmp_path / "site").mkdir()

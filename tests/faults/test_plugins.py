@@ -99,7 +99,6 @@ def test_a_plug_in_that_ends_its_process_in_planning_is_one_line(foreign):
     assert "components.mine: the process that looked at it ended without a word (exit code 7)" in line
 
 
-@pytest.mark.chaos
 @pytest.mark.slow
 def test_a_plug_in_that_hangs_dies_and_raises_in_workers_fails_two_trials_and_the_third_goes_on(foreign, tmp_path):
     """Workers have a cache of their own, as on another machine; one trial at a time has all CPUs."""

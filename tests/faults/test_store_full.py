@@ -49,7 +49,6 @@ def assert_one_line_says_it(err):
     assert "MLflow at" not in err
 
 
-@pytest.mark.chaos
 @pytest.mark.slow
 def test_a_disk_that_fills_up_stops_the_sweep_in_order_and_it_continues_with_room(small_disk, undisturbed):
     tiny = Tiny(small_disk)

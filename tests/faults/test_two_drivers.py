@@ -9,13 +9,12 @@ from tiny_sweep import Tiny, assert_undisturbed, comparable, wait_for
 
 from orchestrator.journal import Journal
 from orchestrator.results import load
-from orchestrator.status import _state
+from orchestrator.status import snapshot
 from trainables.store import Store
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.chaos
 def test_two_sweeps_at_once_compute_each_shared_stage_once_and_a_third_of_the_same_name_leaves(tmp_path, undisturbed):
     tiny = Tiny(tmp_path)
     with tiny.driver() as first, tiny.driver("--set", "name=other") as second:
@@ -23,7 +22,7 @@ def test_two_sweeps_at_once_compute_each_shared_stage_once_and_a_third_of_the_sa
         refused = tiny.run(expect=2)
         assert "is being run" in refused.stderr
         assert "`bottleneck status tiny`" in refused.stderr
-        assert _state(tiny.journal) == "running"
+        assert snapshot(tiny.journal).state == "running"
         for driver in (first, second):
             _, err = driver.communicate(timeout=900)
             assert driver.returncode == 0, err

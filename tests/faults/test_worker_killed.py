@@ -12,7 +12,6 @@ from orchestrator.journal import Journal
 from trainables.store import Store
 
 
-@pytest.mark.chaos
 @pytest.mark.slow
 def test_workers_killed_amid_a_pretraining_and_amid_a_probe_leave_no_trace(tiny, undisturbed):
     with tiny.driver() as driver:

@@ -238,7 +238,7 @@ def bottleneck_doctor(*arguments, **variables):
 
 
 @pytest.fixture(scope="module")
-def faulty(tmp_path_factory):
+def faulty(tmp_path_factory, short_folder):
     """An open cluster of a good node and a bad one: (address, storage, sweep, data)."""
     folder = tmp_path_factory.mktemp("faulty")
     site, storage = folder / "site", folder / "runs"
@@ -250,7 +250,7 @@ def faulty(tmp_path_factory):
     storage.mkdir()
     (folder / "examined.yaml").write_text(SWEEP)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}
-    environment |= {"RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": str(tmp_path_factory.mktemp("r"))}
+    environment |= {"RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": str(short_folder)}
     path = os.pathsep.join([str(site), *(p for p in sys.path if p)])
     cluster = subprocess.Popen(
         [sys.executable, "-c", CLUSTER, json.dumps([{"PYTHONPATH": path}])],

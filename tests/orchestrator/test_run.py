@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -268,15 +267,14 @@ def test_a_folder_that_workers_would_take_for_a_package_is_one_line_and_a_real_p
     _require_no_namesake()
 
 
-def test_a_cluster_that_someone_else_started_on_this_machine_is_not_joined(monkeypatch):
+def test_a_cluster_that_someone_else_started_on_this_machine_is_not_joined(monkeypatch, short_folder):
     """`ray start` leaves its address in a file, where Ray looks when it is asked for no address in particular."""
     from orchestrator.launch import _cluster
 
-    with tempfile.TemporaryDirectory(dir="/tmp") as short:  # a socket's name has 107 characters at most
-        Path(short, "ray").mkdir()
-        Path(short, "ray", "ray_current_cluster").write_text("127.0.0.1:9")
-        monkeypatch.setenv("RAY_TMPDIR", short)
-        with _cluster(1, 0):
-            import ray
+    (short_folder / "ray").mkdir()
+    (short_folder / "ray" / "ray_current_cluster").write_text("127.0.0.1:9")
+    monkeypatch.setenv("RAY_TMPDIR", str(short_folder))
+    with _cluster(1, 0):
+        import ray
 
-            assert "127.0.0.1:9" not in ray.get_runtime_context().gcs_address
+        assert "127.0.0.1:9" not in ray.get_runtime_context().gcs_address

@@ -69,12 +69,12 @@ def leaks(*places):
 
 @pytest.mark.slow
 @pytest.mark.server
-def test_a_sweep_with_a_failing_trial_writes_no_secret_down(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("s")  # short: Ray puts sockets below it
+def test_a_sweep_with_a_failing_trial_writes_no_secret_down(tmp_path, short_folder):
+    folder = tmp_path
     (folder / "site").mkdir()
     (folder / "site" / "sitecustomize.py").write_text(LEAK.replace("URI", IN_URI))
     (folder / "secret.yaml").write_text(SWEEP)
-    storage, logs = folder / "runs", folder / "r"
+    storage, logs = folder / "runs", short_folder
     code, out, err = bottleneck(
         "run", folder / "secret.yaml", "--storage", storage, "--tracking-uri", f"sqlite:///{storage}/mlflow.db",
         RAY_TMPDIR=str(logs), RAY_AUTH_MODE="token", MLFLOW_TRACKING_USERNAME="someone",

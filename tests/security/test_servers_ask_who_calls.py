@@ -69,9 +69,9 @@ def stranger(home, **variables):
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
+def cluster(short_folder):
     """A head node as `ray start` makes it, with token authentication: (GCS, dashboard, client server)."""
-    home = tmp_path_factory.mktemp("h")
+    home = short_folder
     ports = [free_port() for _ in range(3)]
     command = [
         sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=1",
