@@ -19,7 +19,7 @@ from tiny_sweep import Tiny, assert_undisturbed, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.server]
 
-DELAY_S = 1.5  # of the slow server's every answer; a run takes dozens of requests
+DELAY_S = 0.5  # of the slow server's every answer; a run takes dozens of requests
 WARNING = "brings MLflow up to date"
 
 

@@ -103,7 +103,7 @@ def test_a_plug_in_that_ends_its_process_in_planning_is_one_line(foreign):
 def test_a_plug_in_that_hangs_dies_and_raises_in_workers_fails_two_trials_and_the_third_goes_on(foreign, tmp_path):
     """Workers have a cache of their own, as on another machine; one trial at a time has all CPUs."""
     tiny = foreign("fails_at_first")
-    settings = {"BOTTLENECK_STALL_MINUTES": "0.2", "SHIM_WORKER_CACHE": str(tmp_path / "their-cache")}
+    settings = {"BOTTLENECK_STALL_MINUTES": "0.5", "SHIM_WORKER_CACHE": str(tmp_path / "their-cache")}
     planned = [sys.executable, "-m", "orchestrator.cli", "validate", str(tiny.file)]
     subprocess.run(planned, check=True, capture_output=True)
     done = tiny.run("--set", f"resources.cpu={os.cpu_count()}", expect=1, environment=settings)
