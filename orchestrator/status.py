@@ -11,13 +11,15 @@ import threading
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator import results
 from orchestrator.journal import Journal
-from orchestrator.progress import State
 from trainables.errors import UserError
 from trainables.store import Store
+
+if TYPE_CHECKING:
+    from orchestrator.progress import State
 
 EVERY_S = 2.0
 EVERY_S_OF_AN_OBJECT_STORE = 15.0  # where every write is a request that costs money

@@ -1,6 +1,8 @@
 """What a driver writes of a sweep's state, and what is read where it has not."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from made_up_sweeps import TEXT, made_up
@@ -74,3 +76,13 @@ def test_another_plan_is_not_described_by_the_snapshot_of_the_one_before(journal
 def test_what_no_driver_wrote_is_passed_over(journal, content):
     journal.store.write("sweeps/made-up/status.json", content.encode())
     assert sweep_status(journal.store, "made-up")["trials"] == {"pending": 3}
+
+
+def test_a_glance_needs_no_tables_and_no_statistics(journal):
+    Published(journal, state(journal)).write("finished")
+    code = (
+        "import sys; from orchestrator.cli import bottleneck; bottleneck(sys.argv[1:], standalone_mode=False); "
+        "assert not {'pandas', 'scipy', 'torch', 'ray', 'mlflow'} & set(sys.modules), sorted(sys.modules)"
+    )
+    shown = [sys.executable, "-c", code, "status", "--storage", journal.store.location]
+    assert "3 pending" in subprocess.run(shown, check=True, capture_output=True, text=True).stdout
