@@ -466,6 +466,7 @@ def ui(storage: str | None, tracking_uri: str | None, host: str, port: int) -> N
     if uri.startswith(("http://", "https://")):
         _show(f"the tracking server shows the runs itself: {without_password(uri)}")
         return
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # seven processes that sweeps do not need
     arguments = ["ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", *arguments])
 

@@ -13,6 +13,7 @@ import pytest
 for _name in ("BOTTLENECK_STORAGE", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
     os.environ.pop(_name, None)
 os.environ.update(OMP_NUM_THREADS="1", MPLBACKEND="Agg")
+os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # seven processes that each import MLflow
 
 
 @pytest.fixture(scope="session")
