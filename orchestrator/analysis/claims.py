@@ -50,15 +50,13 @@ from orchestrator.analysis.measures import (
     shared_seeds,
     usable,
 )
-from orchestrator.analysis.statistics import holm, omnibus, t_test
+from orchestrator.analysis.statistics import MARGIN, MIN_SEEDS, holm, omnibus, t_test
 from orchestrator.analysis.trajectories import HALF, collapse
 
 Verdict: TypeAlias = Literal["supported", "contradicted", "inconclusive", "not tested"]
 
 LEVEL = 0.05
-MIN_SEEDS = 3
 CLAIM_SEEDS = 5
-MARGIN = 0.005  # of accuracy: a smaller effect does not matter
 SOURCE_MARGIN = 0.01  # of accuracy: a smaller change of the source is none
 R2_MARGIN = 0.05  # of predictability: a smaller difference does not matter
 SCALES = ("width", "depth", "steps", "train_examples")

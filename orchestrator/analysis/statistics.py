@@ -26,6 +26,8 @@ from orchestrator.analysis.gaps import Estimate, estimate
 Floats = npt.NDArray[np.float64]
 Alternative = Literal["greater", "two-sided"]
 
+MIN_SEEDS = 3  # fewer are not tested
+MARGIN = 0.005  # of accuracy: a smaller loss, or effect, does not matter
 MAX_EXACT_SEEDS = 15  # 2^15 sign patterns take milliseconds
 _BLOCK = 2**21  # numbers held at a time while resampling
 
