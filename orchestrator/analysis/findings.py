@@ -790,7 +790,8 @@ def _amount(found: Estimate) -> str:
 
 
 def _margin(judged: _Judged) -> str:
-    return f"{100 * judged.margin:.3g} points"
+    size = f"{100 * judged.margin:.3g}"
+    return f"{size} point{'' if size == '1' else 's'}"
 
 
 def _names(dependences: Sequence[_Dependence]) -> str:
