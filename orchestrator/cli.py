@@ -12,7 +12,9 @@ import logging
 import os
 import re
 import shlex
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,6 +31,7 @@ os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 if TYPE_CHECKING:
     import pandas as pd
 
+    from orchestrator.analysis import Findings
     from orchestrator.analysis.summary import Correct
     from orchestrator.collect import Choice
     from orchestrator.doctor import Finding
@@ -327,6 +330,44 @@ def ladder(sweeps: Sequence[str], margin: float, storage: str | None, as_json: b
         header, *rows = climb.rows(one)
         _print_table(header, rows)
         _show()
+
+
+@bottleneck.command(short_help="Say what the results show, the most important first.")
+@click.argument("sweeps", metavar="SWEEP...", nargs=-1, required=True)
+@click.option(
+    "--margin",
+    type=click.FloatRange(0, min_open=True),
+    default=0.5,
+    show_default=True,
+    metavar="POINTS",
+    help="The smallest loss that would matter, in points of accuracy.",
+)
+@click.option(
+    "--alpha",
+    type=click.FloatRange(0, 0.5, min_open=True, max_open=True),
+    default=0.05,
+    show_default=True,
+    metavar="RATE",
+    help="The share of a sweep's statements that may be wrong.",
+)
+@_storage_option
+@_json_option
+def findings(sweeps: Sequence[str], margin: float, alpha: float, storage: str | None, as_json: bool) -> None:
+    """Say what the results of sweeps show: recommendations, losses, what recovers them, and what cannot be told."""
+    from orchestrator.analysis import find
+    from trainables.spec import as_json as plain
+
+    found = find(_loaded(sweeps, storage), margin=margin / 100, alpha=alpha)
+    if as_json:
+        named = [{**plain(one), "size": one.size, "rows": [row._asdict() for row in one.rows]} for one in found]
+        click.echo(json.dumps({**plain(found), "statements": named}, indent=1))
+        return
+    _print_statements(found, several=len(sweeps) > 1)
+    missing = ", ".join(f"{count} {reason}" for reason, count in found.left_out.items())
+    _say(f"{found.rows} rows{f'; left out: {missing}' if missing else ''}")
+    _say(
+        f"95 % intervals over seeds; of a sweep's statements, {100 * found.alpha:g} % at most are expected to be wrong"
+    )
 
 
 @bottleneck.command(short_help="Print indices, fits and tests.")
@@ -694,6 +735,18 @@ def _cells(row: Sequence[Any]) -> tuple[str, ...]:
     import pandas as pd
 
     return tuple("" if pd.isna(v) else f"{v:.4f}" if isinstance(v, float) else str(v) for v in row)
+
+
+def _print_statements(found: Findings, *, several: bool) -> None:
+    """Each statement wrapped beside its kind, and its sweep where there are several."""
+    labels = [(one.kind.lower().replace("_", " "), *([one.sweep] if several else [])) for one in found]
+    widths = [max(map(len, column)) for column in zip(*labels, strict=True)]
+    room = min(shutil.get_terminal_size((120, 24)).columns, 120)
+    for label, one in zip(labels, found, strict=True):
+        margin = "".join(f"{text.ljust(width)}  " for text, width in zip(label, widths, strict=True))
+        together = re.sub(r"\b([np]) ([=<]) ", "\\1\u00a0\\2\u00a0", one.sentence)  # `n = 5` stays on one line
+        lines = textwrap.wrap(together, max(room - len(margin), 40), break_long_words=False, break_on_hyphens=False)
+        _show(f"\n{' ' * len(margin)}".join([margin + lines[0], *lines[1:]]).replace("\u00a0", " "))
 
 
 def _print_findings(findings: Sequence[Finding]) -> None:

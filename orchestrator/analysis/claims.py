@@ -28,7 +28,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
-from scipy.special import bdtrc, fdtrc, stdtr, stdtrit
+from scipy.special import bdtrc, stdtr, stdtrit
 
 from orchestrator.analysis import fits
 from orchestrator.analysis.gaps import Estimate, estimate, level, listed, primary
@@ -40,6 +40,7 @@ from orchestrator.analysis.measures import (
     Key,
     balanced,
     by_seed,
+    crossed,
     deviation,
     invalid_by,
     keys,
@@ -49,15 +50,13 @@ from orchestrator.analysis.measures import (
     shared_seeds,
     usable,
 )
-from orchestrator.analysis.statistics import holm
+from orchestrator.analysis.statistics import MARGIN, MIN_SEEDS, holm, omnibus, t_test
 from orchestrator.analysis.trajectories import HALF, collapse
 
 Verdict: TypeAlias = Literal["supported", "contradicted", "inconclusive", "not tested"]
 
 LEVEL = 0.05
-MIN_SEEDS = 3
 CLAIM_SEEDS = 5
-MARGIN = 0.005  # of accuracy: a smaller effect does not matter
 SOURCE_MARGIN = 0.01  # of accuracy: a smaller change of the source is none
 R2_MARGIN = 0.05  # of predictability: a smaller difference does not matter
 SCALES = ("width", "depth", "steps", "train_examples")
@@ -174,10 +173,7 @@ def _p_above(found: Estimate, threshold: float = 0.0) -> float:
     """The two-sided p-value that the mean differs from the threshold; 1 where it lies below. nan from one seed."""
     if found.low is None or found.high is None:
         return math.nan
-    error = (found.high - found.low) / 2 / float(stdtrit(found.n - 1, 0.975))
-    if found.mean <= threshold:
-        return 1.0
-    return float(2 * stdtr(found.n - 1, -(found.mean - threshold) / error)) if error > 0 else 0.0
+    return t_test(found, threshold) if found.mean > threshold else 1.0
 
 
 def _upper(found: Estimate) -> float:
@@ -451,7 +447,7 @@ def _levels(single: pd.DataFrame, axis: str, rest: Sequence[str]) -> list[_Case]
     found = nested(by_seed(single, ["component", *rest, axis], "gap"), inner=len(rest) + 1)
     cases = []
     for (component,), of_design in found.items():
-        names, cube = _cube(nested(of_design))
+        _, names, cube = crossed(nested(of_design))
         if len(names) < 2 or len(cube) < 1:
             continue
         if axis == "weight":
@@ -465,19 +461,9 @@ def _levels(single: pd.DataFrame, axis: str, rest: Sequence[str]) -> list[_Case]
         enough = len(cube) >= MIN_SEEDS
         same = enough and all(_within(estimate(column), MARGIN) for column in offsets.T)
         between = " and ".join(f"{axis} {level(axis, names[at][0])}" for at in (worst, best))
-        p = _omnibus(offsets, len(names) - 1) if enough else math.nan
+        p = omnibus(offsets, len(names) - 1) if enough else math.nan
         cases.append(_Case(f"`{component}`", effect, p, same, f"It is between {between}, of {len(names)}."))
     return cases
-
-
-def _cube(of_design: Mapping[Key, Mapping[Key, BySeed]]) -> tuple[list[Key], Floats]:
-    """The levels that most designs share, and (S, L) their means over these designs."""
-    most = max(map(len, of_design.values()))
-    whole = [levels for levels in of_design.values() if len(levels) == most]
-    names = list(whole[0])
-    alike = [levels for levels in whole if set(levels) == set(names)]
-    flat = matrix([levels[name] for levels in alike for name in names])
-    return names, flat.reshape(len(flat), len(alike), len(names)).mean(axis=1)
 
 
 def _interaction(single: pd.DataFrame, rest: Sequence[str]) -> float | None:
@@ -497,26 +483,7 @@ def _interaction(single: pd.DataFrame, rest: Sequence[str]) -> float | None:
     cube = np.mean(alike, axis=0)  # (S, L, K)
     centred = cube - cube.mean(axis=1, keepdims=True) - cube.mean(axis=2, keepdims=True)
     centred += cube.mean(axis=(1, 2), keepdims=True)
-    return _omnibus(centred.reshape(len(cube), -1), (cube.shape[1] - 1) * (cube.shape[2] - 1))
-
-
-def _omnibus(contrasts: Floats, freedom: int) -> float:
-    """The p-value that the means of centred values are all 0: F test of repeated measures.
-
-    Args:
-        contrasts: (S, M) one row per seed, centred so that `freedom` of the columns are free.
-
-    Source: degrees of freedom by Greenhouse & Geisser (1959), Psychometrika 24, which errs on the safe side with
-        few seeds and does not need all levels to vary alike. With two levels it is the paired t test.
-    """
-    n, mean = len(contrasts), contrasts.mean(axis=0)
-    between = n * float(mean @ mean) / freedom
-    within = float(np.square(contrasts - mean).sum()) / ((n - 1) * freedom)
-    if within <= 1e-20:
-        return 0.0 if between > 1e-20 else 1.0
-    covariance = np.cov(contrasts, rowvar=False)
-    epsilon = min(1.0, np.trace(covariance) ** 2 / (freedom * np.square(covariance).sum()))
-    return float(fdtrc(freedom * epsilon, (n - 1) * freedom * epsilon, between / within))
+    return omnibus(centred.reshape(len(cube), -1), (cube.shape[1] - 1) * (cube.shape[2] - 1))
 
 
 def _within(found: Estimate, margin: float) -> bool:
@@ -570,7 +537,7 @@ def _c5b(single: pd.DataFrame) -> Claim:
         scaled = single[single[axis].notna()]
         found = nested(by_seed(scaled, ["component", *rest, axis], "gap"), inner=len(rest) + 1)
         for (component,), of_design in found.items():
-            names, cube = _cube(nested(of_design))
+            _, names, cube = crossed(nested(of_design))
             if len(names) < fits.MIN_SCALES:
                 continue
             looked_at += 1

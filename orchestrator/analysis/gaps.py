@@ -59,7 +59,7 @@ def estimate(values: Iterable[float | None]) -> Estimate:
     Raises:
         ValueError: no value is there.
     """
-    known = pd.Series(list(values), dtype="Float64").dropna().to_numpy(dtype=float)
+    known = np.array([value for value in values if not pd.isna(value)], dtype=float)
     n = len(known)
     if n == 0:
         raise ValueError("there is no value to estimate from; count the missing rows instead")

@@ -120,6 +120,16 @@ def balanced(groups: Iterable[BySeed]) -> tuple[BySeed, int]:
     return {seed: math.fsum(group[seed] for group in kept) / len(kept) for seed in sorted(seeds)}, len(kept)
 
 
+def crossed(of_design: Mapping[Key, Mapping[Key, BySeed]]) -> tuple[list[Key], list[Key], Floats]:
+    """The designs that share the most levels, these levels, and (S, L) their means over these designs."""
+    most = max(map(len, of_design.values()))
+    whole = {design: levels for design, levels in of_design.items() if len(levels) == most}
+    names = list(next(iter(whole.values())))
+    alike = {design: levels for design, levels in whole.items() if set(levels) == set(names)}
+    flat = matrix([levels[name] for levels in alike.values() for name in names])
+    return list(alike), names, flat.reshape(len(flat), len(alike), len(names)).mean(axis=1)
+
+
 def maybe(values: Iterable[float]) -> Estimate | None:
     """The estimate, or None where there is no value."""
     known = list(values)

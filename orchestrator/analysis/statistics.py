@@ -19,13 +19,15 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import bdtr, nctdtrinc, ndtr, ndtri, stdtrit
+from scipy.special import bdtr, fdtrc, nctdtrinc, ndtr, ndtri, stdtr, stdtrit
 
-from orchestrator.analysis.gaps import estimate
+from orchestrator.analysis.gaps import Estimate, estimate
 
 Floats = npt.NDArray[np.float64]
 Alternative = Literal["greater", "two-sided"]
 
+MIN_SEEDS = 3  # fewer are not tested
+MARGIN = 0.005  # of accuracy: a smaller loss, or effect, does not matter
 MAX_EXACT_SEEDS = 15  # 2^15 sign patterns take milliseconds
 _BLOCK = 2**21  # numbers held at a time while resampling
 
@@ -105,6 +107,34 @@ def compare(differences: npt.ArrayLike, alternative: Alternative = "greater") ->
     return Comparison(found.mean, found.low, found.high, found.n, sign_flip_test(known, alternative))
 
 
+def t_test(
+    found: Estimate,
+    null: float = 0.0,
+    alternative: Literal["less", "two-sided"] = "two-sided",
+    *,
+    least_deviation: float = 0.0,
+) -> float:
+    """The p-value of Student's t test that the mean over seeds is `null`; nan from one seed.
+
+    It trusts the Gaussian and agrees with the interval of the estimate: two-sided it is below 5 % just where the
+    interval leaves `null` out.
+
+    Args:
+        found: a mean over seeds with its 95 % interval, as `gaps.estimate` gives it.
+        alternative: "less" asks whether the mean is below `null`.
+        least_deviation: the standard deviation over seeds that is assumed where the seeds agree more than that.
+            Accuracies on a small test set are easily equal by chance, and without it equal ones would be certain.
+    """
+    if found.low is None or found.high is None:
+        return math.nan
+    error = (found.high - found.low) / 2 / float(stdtrit(found.n - 1, 0.975))
+    error = max(error, least_deviation / math.sqrt(found.n))
+    below = found.mean - null if alternative == "less" else -abs(found.mean - null)
+    if error == 0:
+        return float(below >= 0)
+    return float(stdtr(found.n - 1, below / error)) * (1 if alternative == "less" else 2)
+
+
 def sign_flip_test(
     differences: npt.ArrayLike, alternative: Alternative = "greater", *, draws: int = 10_000, seed: int = 0
 ) -> float:
@@ -169,6 +199,25 @@ def mcnemar(first_correct: npt.ArrayLike, second_correct: npt.ArrayLike) -> floa
     only_second = np.count_nonzero(second > first)
     at_most = bdtr(min(only_first, only_second), only_first + only_second, 0.5)
     return float(min(1.0, 2 * at_most))
+
+
+def omnibus(contrasts: Floats, freedom: int) -> float:
+    """The p-value that the means of centred values are all 0: F test of repeated measures.
+
+    Args:
+        contrasts: (S, M) one row per seed, centred so that `freedom` of the columns are free.
+
+    Source: degrees of freedom by Greenhouse & Geisser (1959), Psychometrika 24, which errs on the safe side with
+        few seeds and does not need all levels to vary alike. With two levels it is the paired t test.
+    """
+    n, mean = len(contrasts), contrasts.mean(axis=0)
+    between = n * float(mean @ mean) / freedom
+    within = float(np.square(contrasts - mean).sum()) / ((n - 1) * freedom)
+    if within <= 1e-20:
+        return 0.0 if between > 1e-20 else 1.0
+    covariance = np.cov(contrasts, rowvar=False)
+    epsilon = min(1.0, np.trace(covariance) ** 2 / (freedom * np.square(covariance).sum()))
+    return float(fdtrc(freedom * epsilon, (n - 1) * freedom * epsilon, between / within))
 
 
 # Many tests at once

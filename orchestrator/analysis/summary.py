@@ -29,7 +29,6 @@ Line: TypeAlias = tuple[str, ...]
 
 SCALES = ("width", "depth", "steps", "train_examples")
 UPSTREAM = ("architecture", *SCALES, "training")  # what makes one upstream error differ from another
-MARGIN = 0.005  # the loss that equivalence rules out
 LARGE_GRID = 20  # rows; beyond them false discoveries are counted, and not the chance of any
 DRAWS = 2000  # of an interquartile mean's interval
 
@@ -446,7 +445,7 @@ def tests(table: pd.DataFrame) -> Section:
             f"{one.p:.3g}",
             f"{statistics.smallest_p(one.n):.3g}",
             f"{adjusted[key]:.3g}",
-            statistics.equivalence(list(found[key].values()), MARGIN).verdict,
+            statistics.equivalence(list(found[key].values()), statistics.MARGIN).verdict,
             str(one.n),
         )
         for key, one in compared.items()

@@ -327,18 +327,6 @@ def test_c4_is_contradicted_where_every_order_loses_alike():
     assert verdict_on("C4b", ordered(shuffled=(0.05, 0.1), blocked=(0.05, 0.1))).verdict == "contradicted"
 
 
-def test_the_f_test_of_two_levels_is_the_paired_t_test():
-    pairs = np.random.default_rng(0).normal(size=(6, 2))
-    centred = pairs - pairs.mean(axis=1, keepdims=True)
-    assert claims._omnibus(centred, 1) == pytest.approx(stats.ttest_rel(pairs[:, 0], pairs[:, 1]).pvalue)
-
-
-def test_the_f_test_rejects_levels_that_are_alike_but_unequally_noisy_in_5_percent_at_most():
-    draws = np.random.default_rng(0).normal(size=(2000, 5, 4)) * (3, 1, 1, 1)
-    rejected = [claims._omnibus(cube - cube.mean(axis=1, keepdims=True), 3) <= 0.05 for cube in draws]
-    assert np.mean(rejected) <= 0.06
-
-
 # C5
 
 

@@ -164,6 +164,41 @@ def test_the_t_interval_of_a_comparison_covers_the_mean_over_seeds_in_95_percent
     assert within(np.mean([each.low <= 0.02 <= each.high for each in found]), AT_95_PERCENT)
 
 
+# Student's test, and its relative for several levels
+
+
+@given(few_differences.filter(lambda values: len(set(values)) > 1), st.integers(-500, 500))
+def test_the_t_test_is_the_one_of_scipy(differences, null):
+    found = gaps.estimate(differences)
+    for alternative in ("two-sided", "less"):
+        expected = stats.ttest_1samp(differences, null, alternative=alternative).pvalue
+        assert statistics.t_test(found, null, alternative) == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+def test_one_seed_has_no_t_test():
+    assert math.isnan(statistics.t_test(gaps.estimate([0.1])))
+
+
+def test_seeds_that_agree_are_certain_only_as_far_as_the_least_deviation():
+    alike = gaps.estimate([0.01, 0.01, 0.01])
+    assert statistics.t_test(alike) == pytest.approx(0, abs=1e-12)
+    assert statistics.t_test(gaps.estimate([0.0, 0.0, 0.0])) == 1
+    # 0.01 / (0.002 / sqrt(3)) = 8.66 with two degrees of freedom
+    assert statistics.t_test(alike, least_deviation=0.002) == pytest.approx(2 * stats.t.sf(8.660254, 2))
+
+
+def test_the_f_test_of_two_levels_is_the_paired_t_test():
+    pairs = np.random.default_rng(0).normal(size=(6, 2))
+    centred = pairs - pairs.mean(axis=1, keepdims=True)
+    assert statistics.omnibus(centred, 1) == pytest.approx(stats.ttest_rel(pairs[:, 0], pairs[:, 1]).pvalue)
+
+
+def test_the_f_test_rejects_levels_that_are_alike_but_unequally_noisy_in_5_percent_at_most():
+    draws = np.random.default_rng(0).normal(size=(2000, 5, 4)) * (3, 1, 1, 1)
+    rejected = [statistics.omnibus(cube - cube.mean(axis=1, keepdims=True), 3) <= 0.05 for cube in draws]
+    assert np.mean(rejected) <= 0.06
+
+
 # Two classifiers on one test set
 
 
