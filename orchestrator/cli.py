@@ -241,7 +241,7 @@ def status(sweep: str | None, storage: str | None, as_json: bool) -> None:
 
 
 @bottleneck.command(short_help="Print the results table.")
-@click.argument("sweep", metavar="SWEEP")
+@click.argument("sweeps", metavar="[SWEEP]...", nargs=-1)
 @_storage_option
 @click.option("--tracking-uri", metavar="URI", help="Read from MLflow and not from the store.")
 @click.option("--where", metavar="QUERY", help='A pandas query over the columns: "weight > 0 and gap > 0.02".')
@@ -255,7 +255,7 @@ def status(sweep: str | None, storage: str | None, as_json: bool) -> None:
 )
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file.")
 def results(
-    sweep: str,
+    sweeps: Sequence[str],
     storage: str | None,
     tracking_uri: str | None,
     where: str | None,
@@ -263,11 +263,12 @@ def results(
     form: str,
     output: Path | None,
 ) -> None:
-    """Print the results table: one row per trial, seed and component."""
+    """Print the results table, of all sweeps unless some are named: one row per trial, seed, component and protocol."""
     from orchestrator.results import load
 
+    names = [_name(sweep) for sweep in sweeps] or None
     chosen = [name.strip() for name in columns.split(",")] if columns else None
-    found = load(_name(sweep), storage=storage, tracking_uri=tracking_uri, where=where, columns=chosen)
+    found = load(names, storage=storage, tracking_uri=tracking_uri, where=where, columns=chosen)
     if form == "table" and chosen is None:
         found = found[_telling_columns(found)]
     if form == "parquet":
@@ -622,11 +623,9 @@ def _print_pairs(title: str, pairs: Sequence[tuple[str, str]]) -> None:
 
 def _loaded(sweeps: Sequence[str], storage: str | None) -> pd.DataFrame:
     """The results tables of sweeps, one below the other."""
-    import pandas as pd
-
     from orchestrator.results import load
 
-    return pd.concat([load(_name(sweep), storage=storage) for sweep in sweeps], ignore_index=True)
+    return load([_name(sweep) for sweep in sweeps], storage=storage)
 
 
 ANSWERED = ("component", "seed", "protocol", "shots")  # what tells the rows of a trial apart
@@ -676,7 +675,8 @@ def _telling_columns(table: pd.DataFrame) -> list[str]:
 
     measured = ("transfer_accuracy", "direct_probe_accuracy", "random_init_accuracy", "gap", "status")
     readings = [name for name in ("protocol", "shots") if table[name].nunique(dropna=False) > 1]
-    return ["trial", *varying_axes(table), "component", "seed", *readings, *measured]
+    sweep = ["sweep"] if table["sweep"].nunique() > 1 else []
+    return [*sweep, "trial", *varying_axes(table), "component", "seed", *readings, *measured]
 
 
 def _print_failures(table: pd.DataFrame) -> None:
@@ -712,13 +712,18 @@ def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def _render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns as wide as they need to be, numbers to the right; on a narrow terminal lines are long, not broken."""
-    widths = [max(len(str(row[i])) for row in (header, *rows)) for i in range(len(header))]
+    header, *rows = [[_on_one_line(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     right = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(header))]
     lines = []
     for row in (header, ["─" * w for w in widths], *rows):
-        cells = [str(c).rjust(w) if r else str(c).ljust(w) for c, w, r in zip(row, widths, right, strict=True)]
+        cells = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)]
         lines.append("  ".join(cells).rstrip())
-    return printable("\n".join(lines)) + "\n"
+    return "\n".join(lines) + "\n"
+
+
+def _on_one_line(cell: object) -> str:
+    return printable(str(cell)).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def _is_number(text: str) -> bool:
