@@ -246,6 +246,7 @@ def status(sweep: str | None, storage: str | None, as_json: bool) -> None:
 @click.option("--tracking-uri", metavar="URI", help="Read from MLflow and not from the store.")
 @click.option("--where", metavar="QUERY", help='A pandas query over the columns: "weight > 0 and gap > 0.02".')
 @click.option("--columns", metavar="NAMES", help="Columns to show, with commas between.")
+@click.option("--sql", metavar="QUERY", help='Ask DuckDB: "select component, avg(gap) from results group by all".')
 @click.option(
     "--format",
     "form",
@@ -260,16 +261,26 @@ def results(
     tracking_uri: str | None,
     where: str | None,
     columns: str | None,
+    sql: str | None,
     form: str,
     output: Path | None,
 ) -> None:
-    """Print the results table, of all sweeps unless some are named: one row per trial, seed, component and protocol."""
+    """Print the results table, of all sweeps unless some are named: one row per trial, seed, component and protocol.
+
+    --sql asks the table `results`, which has the rows that --where keeps and the --columns.
+    """
     from orchestrator.results import load
 
+    if sql is not None:
+        from orchestrator.sql import ask, require_duckdb
+
+        require_duckdb()
     names = [_name(sweep) for sweep in sweeps] or None
     chosen = [name.strip() for name in columns.split(",")] if columns else None
     found = load(names, storage=storage, tracking_uri=tracking_uri, where=where, columns=chosen)
-    if form == "table" and chosen is None:
+    if sql is not None:
+        found = ask(sql, found)
+    elif form == "table" and chosen is None:
         found = found[_telling_columns(found)]
     if form == "parquet":
         if output is None:
