@@ -29,6 +29,7 @@ os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 if TYPE_CHECKING:
     import pandas as pd
 
+    from orchestrator.analysis.compare import Arm
     from orchestrator.analysis.summary import Correct
     from orchestrator.collect import Choice
     from orchestrator.doctor import Finding
@@ -366,6 +367,42 @@ def analyse(sweeps: Sequence[str], storage: str | None, as_json: bool) -> None:
         _show(f"{section.remark}\n" if section.remark else "")
 
 
+@bottleneck.command(short_help="Say what differs between two sweeps.")
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@_storage_option
+@click.option("--other-storage", metavar="LOCATION", help="Where B is kept. Default: where A is.")
+@_json_option
+def compare(first: str, second: str, storage: str | None, other_storage: str | None, as_json: bool) -> None:
+    """Say what differs between two sweeps: their files, which cells they have, and the numbers in cells of both.
+
+    A cell is a point of the design, a component, a protocol and its shots. Its seeds are paired; differences are B
+    minus A.
+    """
+    from orchestrator.analysis import compare as two
+    from trainables.spec import as_json as plain
+
+    found = two.compare(_arm(first, storage), _arm(second, other_storage or storage))
+    if as_json:
+        pairs = [{**plain(pair), "outcome": pair.outcome} for pair in found.pairs]
+        verdict = {"equal": found.equal, "same_results": found.same_results}
+        click.echo(json.dumps({**verdict, **plain(found), "pairs": pairs}, indent=1))
+        return
+    _show(f"A: {found.first}\nB: {found.second}")
+    for sentence in two.sentences(found):
+        _show(_on_one_line(sentence))
+    if found.changes:
+        _print_section("What the sweep files do not share", two.change_rows(found.changes))
+    if listed := [pair for pair in found.pairs if not pair.same]:
+        _print_section("Cells in both that are not the same", two.rows(listed))
+        _show(two.remark(found))
+    for name, cells in (("A", found.only_first), ("B", found.only_second)):
+        if cells:
+            _print_section(f"Only in {name}: {len(cells)} cells", two.cell_rows(cells[:MOST_CELLS]))
+        if len(cells) > MOST_CELLS:
+            _show(f"and {len(cells) - MOST_CELLS} more, which --json lists")
+
+
 @bottleneck.command(short_help="Write the report again.")
 @click.argument("sweep", metavar="SWEEP")
 @_storage_option
@@ -670,6 +707,29 @@ def _answers(sweeps: Sequence[str], storage: str | None) -> Correct:
     return correct
 
 
+def _arm(sweep: str, storage: str | None) -> Arm:
+    """A sweep of a store, for a comparison. A file that is no sweep any more is said, and the rest is compared."""
+    from orchestrator import sweep as sweeps
+    from orchestrator.analysis.compare import Arm
+    from orchestrator.journal import Journal
+
+    name, store = _name(sweep), _store(storage)
+    journal = Journal(store, name)
+    plan = journal.plan()
+    try:
+        spec = sweeps.plain(sweeps.parse(journal.text(), f"{store.path(journal.folder)}/sweep.yaml"))
+    except sweeps.SweepError as error:
+        _say(f"{error}; the sweep files are not compared")
+        spec = None
+    return Arm(
+        name=f"{name} in {store.shown}",
+        table=_loaded([name], storage),
+        spec=spec,
+        correct=_answers([name], storage),
+        contents={component: facts["content"] for component, facts in plan["components"].items()},
+    )
+
+
 def _print_gaps(table: pd.DataFrame) -> None:
     from orchestrator.analysis.gaps import primary, summary_rows
 
@@ -678,6 +738,7 @@ def _print_gaps(table: pd.DataFrame) -> None:
 
 
 MOST_FAILURES = 10  # said in the terminal; the report has them all
+MOST_CELLS = 20  # listed of those that one sweep has alone
 
 
 def _telling_columns(table: pd.DataFrame) -> list[str]:
@@ -715,6 +776,11 @@ def _print_findings(findings: Sequence[Finding]) -> None:
             _show(f"  {f.mark}  {f.what.ljust(width)}  {f.found}" + ("" if f.fine else f"; {f.remedy}"))
     bad = sum(not f.fine for f in findings)
     _say(f"{bad} of {len(findings)} findings are not fine" if bad else f"all {len(findings)} findings are fine")
+
+
+def _print_section(title: str, rows: Sequence[Sequence[str]]) -> None:
+    _show(f"\n{title}")
+    _print_table(rows[0], rows[1:])
 
 
 def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
