@@ -407,7 +407,8 @@ def change_rows(changes: Sequence[Change]) -> list[tuple[str, ...]]:
 def rows(pairs: Sequence[Pair]) -> list[tuple[str, ...]]:
     """Pairs as text for a terminal, in points, the header first; of what makes a cell, what varies among them."""
     named = _telling([pair.cell for pair in pairs])
-    measured = ("gap A", "gap B", "gap B - A", "p", "n", "transfer A", "transfer B", "transfer B - A", "p", "n")
+    each = ("gap", "transfer")
+    measured = [name for of in each for name in (f"{of} A", f"{of} B", f"{of} B - A", "adjusted p", "n")]
     lacking = ("left out of A", "left out of B") if any(any(pair.left_out) for pair in pairs) else ()
     header = (*named, "weight", *measured, "outcome", *lacking)
     return [_spoken(header), *(_row(pair, named)[: len(header)] for pair in pairs)]
@@ -429,7 +430,7 @@ def remark(found: Comparison) -> str:
         said.append("Intervals with *: 95 %, for other seeds on this test set.")
     if tested:
         corrections = " and ".join(dict.fromkeys(one.correction for one in tested))
-        said.append(f"p: two-sided by t, over all cells that are not equal by {corrections}.")
+        said.append(f"Adjusted p: two-sided by t, over all cells that are not equal by {corrections}.")
     return " ".join(said)
 
 

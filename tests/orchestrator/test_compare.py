@@ -70,7 +70,7 @@ def test_a_difference_is_b_minus_a_paired_by_seed():
     assert (pair.outcome, pair.left_out, pair.same) == ("differs", ("", ""), False)
     header, line = rows(found.pairs)
     assert dict(zip(header[2:7], line[2:7], strict=True)) == {
-        "gap A": "12.0", "gap B": "17.0", "gap B - A": "5.0 [2.5, 7.5]*", "p": "0.013", "n": "3",
+        "gap A": "12.0", "gap B": "17.0", "gap B - A": "5.0 [2.5, 7.5]*", "adjusted p": "0.013", "n": "3",
     }  # fmt: skip
     assert line[-1] == "differs"
     assert "Above 0, of a gap: B loses more; of transfer: B serves the component better." in remark(found)
