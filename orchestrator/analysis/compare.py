@@ -42,6 +42,7 @@ OUTCOMES: Mapping[Outcome, str] = {  # and how people say them of several cells
     "unpaired": "have no seed that was measured in both",
 }
 LEVEL = 0.05  # of adjusted p-values
+ROUNDING = 1e-12  # of accuracies, far below one answer
 MOST_VALUE = 60  # characters of a value of a sweep file that are shown
 _RECORD = ("seed", "status", "invalid", *QUANTITIES)  # what two equal cells have in common
 
@@ -296,10 +297,10 @@ def _over_examples(
 def _p_value(mean: float, width: float, n: int) -> float:
     """Two-sided, from the width of a 95 % interval of n > 1 seeds.
 
-    Seeds that agree to the last digit have no spread to hold the mean against; accuracies are counts, so that two or
-    three do so by chance. Then it is what the sign-flip test says of n that agree.
+    Seeds that agree have no spread to hold the mean against; accuracies are counts, so that two or three do so by
+    chance. Then it is what the sign-flip test says of n that agree.
     """
-    if width == 0:
+    if width < ROUNDING:
         return statistics.smallest_p(n, "two-sided")
     error = width / 2 / float(stdtrit(n - 1, 0.975))
     return float(2 * stdtr(n - 1, -abs(mean) / error))

@@ -175,9 +175,10 @@ def test_one_seed_says_nothing_about_other_seeds():
     assert line["gap B - A"] == "30.0 one seed"
 
 
-def test_two_seeds_that_agree_by_chance_prove_nothing():
-    gap = only(compare(arm(gaps(0.125, 0.25)), arm(gaps(0.25, 0.375)))).gap
-    assert gap.low == gap.high == gap.mean
+@pytest.mark.parametrize(("here", "there"), [((0.125, 0.25), (0.25, 0.375)), ((0.1, 0.2), (0.15, 0.25))])
+def test_two_seeds_that_agree_by_chance_prove_nothing(here, there):
+    gap = only(compare(arm(gaps(*here)), arm(gaps(*there)))).gap
+    assert gap.low == pytest.approx(gap.high) == pytest.approx(gap.mean)
     assert (gap.p, gap.verdict) == (statistics.smallest_p(2, "two-sided"), "cannot tell")
 
 
