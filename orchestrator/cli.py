@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from orchestrator.analysis import Findings
+    from orchestrator.analysis.compare import Arm
     from orchestrator.analysis.summary import Correct
     from orchestrator.collect import Choice
     from orchestrator.doctor import Finding
@@ -244,11 +245,12 @@ def status(sweep: str | None, storage: str | None, as_json: bool) -> None:
 
 
 @bottleneck.command(short_help="Print the results table.")
-@click.argument("sweep", metavar="SWEEP")
+@click.argument("sweeps", metavar="[SWEEP]...", nargs=-1)
 @_storage_option
 @click.option("--tracking-uri", metavar="URI", help="Read from MLflow and not from the store.")
 @click.option("--where", metavar="QUERY", help='A pandas query over the columns: "weight > 0 and gap > 0.02".')
 @click.option("--columns", metavar="NAMES", help="Columns to show, with commas between.")
+@click.option("--sql", metavar="QUERY", help='Ask DuckDB: "select component, avg(gap) from results group by all".')
 @click.option(
     "--format",
     "form",
@@ -258,20 +260,31 @@ def status(sweep: str | None, storage: str | None, as_json: bool) -> None:
 )
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file.")
 def results(
-    sweep: str,
+    sweeps: Sequence[str],
     storage: str | None,
     tracking_uri: str | None,
     where: str | None,
     columns: str | None,
+    sql: str | None,
     form: str,
     output: Path | None,
 ) -> None:
-    """Print the results table: one row per trial, seed and component."""
+    """Print the results table, of all sweeps unless some are named: one row per trial, seed, component and protocol.
+
+    --sql asks the table `results`, which has the rows that --where keeps and the --columns.
+    """
     from orchestrator.results import load
 
+    if sql is not None:
+        from orchestrator.sql import ask, require_duckdb
+
+        require_duckdb()
+    names = [_name(sweep) for sweep in sweeps] or None
     chosen = [name.strip() for name in columns.split(",")] if columns else None
-    found = load(_name(sweep), storage=storage, tracking_uri=tracking_uri, where=where, columns=chosen)
-    if form == "table" and chosen is None:
+    found = load(names, storage=storage, tracking_uri=tracking_uri, where=where, columns=chosen)
+    if sql is not None:
+        found = ask(sql, found)
+    elif form == "table" and chosen is None:
         found = found[_telling_columns(found)]
     if form == "parquet":
         if output is None:
@@ -393,6 +406,42 @@ def analyse(sweeps: Sequence[str], storage: str | None, as_json: bool) -> None:
         _show(section.title)
         _print_table(section.header, section.rows)
         _show(f"{section.remark}\n" if section.remark else "")
+
+
+@bottleneck.command(short_help="Say what differs between two sweeps.")
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@_storage_option
+@click.option("--other-storage", metavar="LOCATION", help="Where B is kept. Default: where A is.")
+@_json_option
+def compare(first: str, second: str, storage: str | None, other_storage: str | None, as_json: bool) -> None:
+    """Say what differs between two sweeps: their files, which cells they have, and the numbers in cells of both.
+
+    A cell is a point of the design, a component, a protocol and its shots. Its seeds are paired; differences are B
+    minus A.
+    """
+    from orchestrator.analysis import compare as two
+    from trainables.spec import as_json as plain
+
+    found = two.compare(_arm(first, storage), _arm(second, other_storage or storage))
+    if as_json:
+        pairs = [{**plain(pair), "outcome": pair.outcome} for pair in found.pairs]
+        verdict = {"equal": found.equal, "same_results": found.same_results}
+        click.echo(json.dumps({**verdict, **plain(found), "pairs": pairs}, indent=1))
+        return
+    _show(f"A: {found.first}\nB: {found.second}")
+    for sentence in two.sentences(found):
+        _show(_on_one_line(sentence))
+    if found.changes:
+        _print_section("What the sweep files do not share", two.change_rows(found.changes))
+    if listed := [pair for pair in found.pairs if not pair.same]:
+        _print_section("Cells in both that are not the same", two.rows(listed))
+        _show(two.remark(found))
+    for name, cells in (("A", found.only_first), ("B", found.only_second)):
+        if cells:
+            _print_section(f"Only in {name}: {len(cells)} cells", two.cell_rows(cells[:MOST_CELLS]))
+        if len(cells) > MOST_CELLS:
+            _show(f"and {len(cells) - MOST_CELLS} more, which --json lists")
 
 
 @bottleneck.command(short_help="Write the report again.")
@@ -664,11 +713,9 @@ def _print_pairs(title: str, pairs: Sequence[tuple[str, str]]) -> None:
 
 def _loaded(sweeps: Sequence[str], storage: str | None) -> pd.DataFrame:
     """The results tables of sweeps, one below the other."""
-    import pandas as pd
-
     from orchestrator.results import load
 
-    return pd.concat([load(_name(sweep), storage=storage) for sweep in sweeps], ignore_index=True)
+    return load([_name(sweep) for sweep in sweeps], storage=storage)
 
 
 ANSWERED = ("component", "seed", "protocol", "shots")  # what tells the rows of a trial apart
@@ -702,6 +749,29 @@ def _answers(sweeps: Sequence[str], storage: str | None) -> Correct:
     return correct
 
 
+def _arm(sweep: str, storage: str | None) -> Arm:
+    """A sweep of a store, for a comparison. A file that is no sweep any more is said, and the rest is compared."""
+    from orchestrator import sweep as sweeps
+    from orchestrator.analysis.compare import Arm
+    from orchestrator.journal import Journal
+
+    name, store = _name(sweep), _store(storage)
+    journal = Journal(store, name)
+    plan = journal.plan()
+    try:
+        spec = sweeps.plain(sweeps.parse(journal.text(), f"{store.path(journal.folder)}/sweep.yaml"))
+    except sweeps.SweepError as error:
+        _say(f"{error}; the sweep files are not compared")
+        spec = None
+    return Arm(
+        name=f"{name} in {store.shown}",
+        table=_loaded([name], storage),
+        spec=spec,
+        correct=_answers([name], storage),
+        contents={component: facts["content"] for component, facts in plan["components"].items()},
+    )
+
+
 def _print_gaps(table: pd.DataFrame) -> None:
     from orchestrator.analysis.gaps import primary, summary_rows
 
@@ -710,6 +780,7 @@ def _print_gaps(table: pd.DataFrame) -> None:
 
 
 MOST_FAILURES = 10  # said in the terminal; the report has them all
+MOST_CELLS = 20  # listed of those that one sweep has alone
 
 
 def _telling_columns(table: pd.DataFrame) -> list[str]:
@@ -718,7 +789,8 @@ def _telling_columns(table: pd.DataFrame) -> list[str]:
 
     measured = ("transfer_accuracy", "direct_probe_accuracy", "random_init_accuracy", "gap", "status")
     readings = [name for name in ("protocol", "shots") if table[name].nunique(dropna=False) > 1]
-    return ["trial", *varying_axes(table), "component", "seed", *readings, *measured]
+    sweep = ["sweep"] if table["sweep"].nunique() > 1 else []
+    return [*sweep, "trial", *varying_axes(table), "component", "seed", *readings, *measured]
 
 
 def _print_failures(table: pd.DataFrame) -> None:
@@ -760,19 +832,29 @@ def _print_findings(findings: Sequence[Finding]) -> None:
     _say(f"{bad} of {len(findings)} findings are not fine" if bad else f"all {len(findings)} findings are fine")
 
 
+def _print_section(title: str, rows: Sequence[Sequence[str]]) -> None:
+    _show(f"\n{title}")
+    _print_table(rows[0], rows[1:])
+
+
 def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     click.echo(_render_table(header, rows), nl=False)
 
 
 def _render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns as wide as they need to be, numbers to the right; on a narrow terminal lines are long, not broken."""
-    widths = [max(len(str(row[i])) for row in (header, *rows)) for i in range(len(header))]
+    header, *rows = [[_on_one_line(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     right = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(header))]
     lines = []
     for row in (header, ["─" * w for w in widths], *rows):
-        cells = [str(c).rjust(w) if r else str(c).ljust(w) for c, w, r in zip(row, widths, right, strict=True)]
+        cells = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)]
         lines.append("  ".join(cells).rstrip())
-    return printable("\n".join(lines)) + "\n"
+    return "\n".join(lines) + "\n"
+
+
+def _on_one_line(cell: object) -> str:
+    return printable(str(cell)).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def _is_number(text: str) -> bool:

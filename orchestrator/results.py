@@ -12,7 +12,7 @@ import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from trainables.errors import UserError
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from trainables.store import Store
 
+Unit = Literal[
+    "", "fraction", "nats", "log odds", "FLOPs", "steps", "examples", "networks", "seconds", "examples per second"
+]
 Lookup = Callable[[str, str], Mapping[str, Any] | None]  # (kind, digest) -> the stage's result, or None
 
 
@@ -30,10 +33,11 @@ class ResultsError(UserError):
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its pandas type, and what it says."""
+    """One column: its pandas type, what it says, and in which unit."""
 
     dtype: str
     meaning: str
+    unit: Unit = ""  # empty: a name, a truth, or a number that has none
 
 
 COLUMNS: Mapping[str, Column] = {
@@ -44,62 +48,92 @@ COLUMNS: Mapping[str, Column] = {
     "width": Column("Float64", "multiplier of the number of channels or units"),
     "depth": Column("Int64", "layers or blocks; absent: the architecture's own"),
     "parameters": Column("Int64", "parameters of the features of one network, the head left out"),
-    "flops": Column("Int64", "floating point operations of one forward pass of one example, the head left out"),
+    "flops": Column(
+        "Int64", "floating point operations of one forward pass of one example, the head left out", "FLOPs"
+    ),
     "representation": Column("string", "what the probe reads: single, cat:n, time_cat:n, complement:n, wide:n, ..."),
-    "members": Column("Int64", "networks whose features are concatenated"),
+    "members": Column("Int64", "networks whose features are concatenated", "networks"),
     "ordering": Column("string", "when the examples come"),
     "mixture": Column("string", "components and their shares"),
     "component": Column("string", "the component that is measured"),
-    "weight": Column("Float64", "its share of the mixture, in [0, 1]"),
+    "weight": Column("Float64", "its share of the mixture, in [0, 1]", "fraction"),
     "seen": Column("boolean", "whether pretraining showed any of it"),
     "seed": Column("Int64", "replicate; rows of one seed are paired"),
-    "steps": Column("Int64", "optimiser steps of the trial, over all members for time_cat"),
-    "train_examples": Column("Int64", "distinct examples in the mixture's pool; absent: all that there are"),
+    "steps": Column("Int64", "optimiser steps of the trial, over all members for time_cat", "steps"),
+    "train_examples": Column(
+        "Int64", "distinct examples in the mixture's pool; absent: all that there are", "examples"
+    ),
     "training": Column("string", "what differs from the sweep's own training; absent: nothing"),
     "protocol": Column("string", "how networks become predictions: linear_probe, ridge, knn, finetune, ..."),
-    "shots": Column("Int64", "training examples of each class that the protocol is given; absent: all"),
+    "shots": Column("Int64", "training examples of each class that the protocol is given; absent: all", "examples"),
     "primary": Column("boolean", "whether the protocol is the first of the sweep, which answers its question"),
     "direct_kind": Column("string", "which direct baseline: same_steps, same_examples, full"),
     # The measurement
-    "gap": Column("Float64", "direct_probe_accuracy - transfer_accuracy; positive: the mixture lost something"),
+    "gap": Column(
+        "Float64", "direct_probe_accuracy - transfer_accuracy; positive: the mixture lost something", "fraction"
+    ),
     "relative_gap": Column(
         "Float64",
         "gap / (direct_probe_accuracy - chance_accuracy); absent where direct is within 0.01 of chance",
+        "fraction",
     ),
     "recovered_fraction": Column(
         "Float64",
         "(transfer - random_init) / (direct_probe - random_init), accuracies; 1: all that training adds, "
         "negative: worse than random features; absent where the denominator is below 0.01",
+        "fraction",
     ),
     "error_ratio": Column("Float64", "(1 - transfer_accuracy) / (1 - direct_probe_accuracy); above 1: worse"),
     "log_odds_gap": Column(
-        "Float64", "log odds of direct minus those of transfer, right answers counted as (k + 1/2) / (n + 1)"
+        "Float64",
+        "log odds of direct minus those of transfer, right answers counted as (k + 1/2) / (n + 1)",
+        "log odds",
     ),
-    "loss_gap": Column("Float64", "transfer_loss - direct_probe_loss, nats per example; positive: lost something"),
-    "head_gap": Column("Float64", "direct_accuracy - head_accuracy, end to end; positive: the mixture is worse"),
-    "over_probe": Column("Float64", "transfer_accuracy minus that of linear_probe on the same networks and shots"),
+    "loss_gap": Column(
+        "Float64", "transfer_loss - direct_probe_loss, nats per example; positive: lost something", "nats"
+    ),
+    "head_gap": Column(
+        "Float64", "direct_accuracy - head_accuracy, end to end; positive: the mixture is worse", "fraction"
+    ),
+    "over_probe": Column(
+        "Float64", "transfer_accuracy minus that of linear_probe on the same networks and shots", "fraction"
+    ),
     "invalid": Column("string", "why the comparison says nothing; absent: it is valid"),
-    "transfer_accuracy": Column("Float64", "test accuracy of the protocol on the mixture's networks, in [0, 1]"),
-    "direct_probe_accuracy": Column("Float64", "the same probe on the direct baseline's features, in [0, 1]"),
-    "direct_accuracy": Column("Float64", "test accuracy of the direct baseline with its own head, in [0, 1]"),
-    "head_accuracy": Column(
-        "Float64", "test accuracy of the mixture's network with its own head; single and seen only"
+    "transfer_accuracy": Column(
+        "Float64", "test accuracy of the protocol on the mixture's networks, in [0, 1]", "fraction"
     ),
-    "random_init_accuracy": Column("Float64", "the same protocol on the networks at their random initialisation"),
-    "raw_accuracy": Column("Float64", "a linear probe of the raw input; absent where that has more than 4096 values"),
-    "chance_accuracy": Column("Float64", "test accuracy of always answering the most frequent training class"),
-    "transfer_loss": Column("Float64", "test cross-entropy of the probe, nats per example"),
-    "direct_probe_loss": Column("Float64", "the same of the direct baseline's probe, nats per example"),
-    "validation_accuracy": Column("Float64", "of the chosen probe on the mixture's features, in [0, 1]"),
+    "direct_probe_accuracy": Column(
+        "Float64", "the same probe on the direct baseline's features, in [0, 1]", "fraction"
+    ),
+    "direct_accuracy": Column(
+        "Float64", "test accuracy of the direct baseline with its own head, in [0, 1]", "fraction"
+    ),
+    "head_accuracy": Column(
+        "Float64", "test accuracy of the mixture's network with its own head; single and seen only", "fraction"
+    ),
+    "random_init_accuracy": Column(
+        "Float64", "the same protocol on the networks at their random initialisation", "fraction"
+    ),
+    "raw_accuracy": Column(
+        "Float64", "a linear probe of the raw input; absent where that has more than 4096 values", "fraction"
+    ),
+    "chance_accuracy": Column(
+        "Float64", "test accuracy of always answering the most frequent training class", "fraction"
+    ),
+    "transfer_loss": Column("Float64", "test cross-entropy of the probe, nats per example", "nats"),
+    "direct_probe_loss": Column("Float64", "the same of the direct baseline's probe, nats per example", "nats"),
+    "validation_accuracy": Column("Float64", "of the chosen probe on the mixture's features, in [0, 1]", "fraction"),
     "l2": Column("Float64", "the L2 penalty that validation chose for the transfer probe"),
     "chosen": Column("string", "everything that validation chose for the transfer, name=value"),
     "probe_dimension": Column("Int64", "number of features that the probe reads"),
-    "direct_steps": Column("Int64", "optimiser steps of the direct baseline; of `full`, chosen on validation"),
-    "num_train": Column("Int64", "training examples of the component that the protocol was given"),
-    "num_test": Column("Int64", "test examples"),
+    "direct_steps": Column("Int64", "optimiser steps of the direct baseline; of `full`, chosen on validation", "steps"),
+    "num_train": Column("Int64", "training examples of the component that the protocol was given", "examples"),
+    "num_test": Column("Int64", "test examples", "examples"),
     # Retention, of the primary protocol's row
     "retention": Column(
-        "Float64", "(predictability - floor) / (ceiling - floor); 1: the direct features are all there, 0: as at random"
+        "Float64",
+        "(predictability - floor) / (ceiling - floor); 1: the direct features are all there, 0: as at random",
+        "fraction",
     ),
     "predictability": Column("Float64", "R2 of the direct features, ridge from the mixture's, on test examples"),
     "predictability_ceiling": Column("Float64", "the same from a direct baseline of another seed"),
@@ -114,33 +148,45 @@ COLUMNS: Mapping[str, Column] = {
     "stable_rank": Column("Float64", "squared Frobenius norm / squared spectral norm"),
     "dimensions_99": Column("Int64", "principal components with 99 % of the variance"),
     "direct_effective_rank": Column("Float64", "effective rank of the direct features"),
-    "dead_share": Column("Float64", "share of features that never vary or are never above 0, in [0, 1]"),
+    "dead_share": Column("Float64", "share of features that never vary or are never above 0, in [0, 1]", "fraction"),
     "hoyer": Column("Float64", "Hoyer sparsity of a feature vector, mean; 0: dense, 1: one feature only"),
-    "active_share": Column("Float64", "share of features above 0, mean over examples"),
+    "active_share": Column("Float64", "share of features above 0, mean over examples", "fraction"),
     "class_separation": Column("Float64", "1 - cosine distance within classes / over all examples"),
     "direct_class_separation": Column("Float64", "the same of the direct features"),
-    "complementarity": Column("Float64", "accuracy of all members' features minus that of the best member's"),
-    "disagreement": Column("Float64", "share of test examples on which two members' probes differ, mean over pairs"),
+    "complementarity": Column(
+        "Float64", "accuracy of all members' features minus that of the best member's", "fraction"
+    ),
+    "disagreement": Column(
+        "Float64", "share of test examples on which two members' probes differ, mean over pairs", "fraction"
+    ),
     "member_predictability": Column("Float64", "R2 of one member's features from another's, mean over pairs"),
     # Trajectory, of the primary protocol's row
-    "peak_accuracy": Column("Float64", "the best accuracy of a probe at any checkpoint"),
-    "peak_step": Column("Int64", "the step of that checkpoint"),
-    "drop_from_peak": Column("Float64", "peak_accuracy minus the accuracy at the end; positive: forgotten again"),
+    "peak_accuracy": Column("Float64", "the best accuracy of a probe at any checkpoint", "fraction"),
+    "peak_step": Column("Int64", "the step of that checkpoint", "steps"),
+    "drop_from_peak": Column(
+        "Float64", "peak_accuracy minus the accuracy at the end; positive: forgotten again", "fraction"
+    ),
     "threshold_step": Column(
-        "Int64", "first checkpoint with half of what direct training adds to random features; absent: never reached"
+        "Int64",
+        "first checkpoint with half of what direct training adds to random features; absent: never reached",
+        "steps",
     ),
     "final_saturation": Column(
-        "Float64", "what the residual still says about the direct features at the end / at the start"
+        "Float64", "what the residual still says about the direct features at the end / at the start", "fraction"
     ),
-    "saturation_step": Column("Int64", "first checkpoint with a saturation below 0.05; absent: never"),
-    "retention_step": Column("Int64", "first checkpoint with a retention of one half; absent: never"),
-    "retention_after": Column("Float64", "retention at the end minus that at saturation_step; negative: lost again"),
+    "saturation_step": Column("Int64", "first checkpoint with a saturation below 0.05; absent: never", "steps"),
+    "retention_step": Column("Int64", "first checkpoint with a retention of one half; absent: never", "steps"),
+    "retention_after": Column(
+        "Float64", "retention at the end minus that at saturation_step; negative: lost again", "fraction"
+    ),
     # What it cost, where it was computed first
     "training_flops": Column(
-        "Float64", "floating point operations of the pretraining, all members and what they were taught by"
+        "Float64", "floating point operations of the pretraining, all members and what they were taught by", "FLOPs"
     ),
-    "seconds": Column("Float64", "wall clock of the mixture's pretraining, all members and what they were taught by"),
-    "examples_per_second": Column("Float64", "shown in pretraining, per second"),
+    "seconds": Column(
+        "Float64", "wall clock of the mixture's pretraining, all members and what they were taught by", "seconds"
+    ),
+    "examples_per_second": Column("Float64", "shown in pretraining, per second", "examples per second"),
     "device": Column("string", "what it ran on"),
     # Where it comes from
     "status": Column("string", "ok, pending, failed, diverged, or stopped early"),
@@ -424,32 +470,38 @@ def table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def load(
-    sweep: str,
+    sweep: str | Sequence[str] | None = None,
     *,
     storage: str | None = None,
     tracking_uri: str | None = None,
     where: str | None = None,
     columns: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """The results of a sweep.
+    """The results of a sweep, or of several one below the other, which the column `sweep` tells apart.
+
+    A store and MLflow give the same table, but that MLflow has no rows of trials without an outcome yet.
 
     Args:
-        sweep: its name.
-        storage: the store it ran in; None: `BOTTLENECK_STORAGE`, or `bottleneck-runs`.
+        sweep: its name, or several; None: all that there are.
+        storage: the store they ran in; None: `BOTTLENECK_STORAGE`, or `bottleneck-runs`.
         tracking_uri: read from this MLflow tracking server or database, and not from a store.
-        where: a pandas query over the columns, for example `"weight > 0 and gap > 0.02"`.
-        columns: which columns, in which order; None: all of `COLUMNS`.
+        where: a pandas query over the columns, for example `"weight > 0 and gap > 0.02"`. A row for which it is
+            absent, as where it has no gap, is left out.
+        columns: which columns, in which order; None: all of `COLUMNS`, which has their meanings and units.
 
     Raises:
-        ResultsError: there is no such sweep or column, or `where` is not a query over the columns.
+        UnknownSweep, TrackingError: there is no such sweep, or none at all.
+        ResultsError: there is no such column, or `where` is not a query over the columns.
     """
+    named = None if sweep is None else list(dict.fromkeys([sweep] if isinstance(sweep, str) else sweep))
     if tracking_uri is not None:
         from orchestrator import tracking
 
-        found = table(tracking.read_rows(sweep, tracking_uri))
+        names = tracking.sweeps(tracking_uri) if named is None else named
+        found = [row for name in names for row in tracking.read_rows(name, tracking_uri)]
     else:
-        found = table(stored_rows(sweep, storage))
-    return select(found, where, columns)
+        found = stored_rows(named, storage)
+    return select(table(found), where, columns)
 
 
 def trajectories(sweep: str, *, storage: str | None = None) -> pd.DataFrame:
@@ -508,15 +560,18 @@ def _checkpoints(curves: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
     return [dict(zip(named, values, strict=True)) for values in zip(*named.values(), strict=True)]
 
 
-def stored_rows(sweep: str, storage: str | None = None) -> list[dict[str, Any]]:
-    """The rows of a sweep from a store. Raises UnknownSweep if it has no such sweep."""
-    from orchestrator.journal import Journal
+def stored_rows(sweeps: Sequence[str] | None, storage: str | None = None) -> list[dict[str, Any]]:
+    """The rows of sweeps from a store; None: of all that it has. Raises UnknownSweep if it has no such sweep."""
+    from orchestrator.journal import Journal, UnknownSweep
     from orchestrator.settings import storage_location
     from trainables.store import Store
 
     store = Store(storage_location(storage).value)
-    journal = Journal(store, sweep)
-    return rows(journal.plan(), store_lookup(store), journal.trial_states())
+    names = store.names("sweeps") if sweeps is None else sweeps
+    if sweeps is None and not names:
+        raise UnknownSweep(f"storage {store.shown!r} has no sweeps")
+    journals, lookup = [Journal(store, name) for name in names], store_lookup(store)
+    return [row for journal in journals for row in rows(journal.plan(), lookup, journal.trial_states())]
 
 
 def store_lookup(store: Store) -> Lookup:
@@ -556,13 +611,22 @@ def _require_written_by_us(store: Store, kind: str, digest: str, result: Mapping
 
 
 def select(found: pd.DataFrame, where: str | None, columns: Sequence[str] | None) -> pd.DataFrame:
-    """The rows that a pandas query keeps, and the named columns."""
-    if where:
-        try:
-            found = found.query(where, engine="python")
-        except Exception as error:  # pandas raises many kinds for a query that it cannot read
-            raise ResultsError(f"where: {where!r} is not a query over the columns: {error}") from error
+    """The rows for which a pandas query is true, and the named columns. Raises ResultsError."""
     unknown = [name for name in columns or () if name not in COLUMNS]
     if unknown:
         raise ResultsError(f"there is no column {unknown[0]!r}; the columns are {', '.join(COLUMNS)}")
-    return found[list(columns)] if columns else found
+    named = list(columns) if columns else list(found.columns)
+    return found.loc[_kept(found, where), named] if where else found[named]
+
+
+def _kept(found: pd.DataFrame, where: str) -> pd.Series[bool]:
+    """Which rows a query keeps. Taking them from the named columns alone spares a copy of all the others."""
+    from pandas.api.types import is_bool_dtype
+
+    try:
+        kept: Any = found.eval(where, engine="python")
+    except Exception as error:  # pandas raises many kinds for a query that it cannot read
+        raise ResultsError(f"where: {where!r} is not a query over the columns: {error}") from error
+    if getattr(kept, "shape", None) != (len(found),) or not is_bool_dtype(kept):
+        raise ResultsError(f'where: {where!r} is neither true nor false of a row; "gap > 0.02" is an example')
+    return kept.fillna(False)  # type: ignore[no-any-return]

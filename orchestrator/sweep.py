@@ -92,7 +92,12 @@ def parse(text: str, where: str, overrides: Sequence[str] = ()) -> Sweep:
 
 def resolved(sweep: Sweep) -> str:
     """The sweep as YAML with every default filled in. Reading it gives an equal sweep."""
-    return document.dump(sweep.model_dump(mode="json", by_alias=True))
+    return document.dump(plain(sweep))
+
+
+def plain(sweep: Sweep) -> dict[str, Any]:
+    """The sweep as mappings, lists and scalars, with every default filled in."""
+    return sweep.model_dump(mode="json", by_alias=True)
 
 
 def json_schema() -> dict[str, Any]:

@@ -460,7 +460,7 @@ def read_rows(sweep: str, uri: str) -> list[dict[str, Any]]:
     with _one_line(uri):
         client = _client(uri, create=False)
         found = client.get_experiment_by_name(sweep)
-        runs = _search(client, found.experiment_id) if found and found.lifecycle_stage == "active" else []
+        runs = _search(client, [found.experiment_id]) if found and found.lifecycle_stage == "active" else []
         parent = next((run for run in runs if run.tags.get(PARENT) == sweep and run.whole), None)
         if parent is None:
             raise TrackingError(f"MLflow at {without_password(uri)} has no sweep {sweep!r}; it has: {_sweeps(client)}")
@@ -469,6 +469,22 @@ def read_rows(sweep: str, uri: str) -> list[dict[str, Any]]:
         with ThreadPoolExecutor(READERS) as pool:
             tables = pool.map(lambda digest: _read_json(uri, children[digest], "result.json"), planned)
             return [row for table in tables for row in table]
+
+
+def sweeps(uri: str) -> list[str]:
+    """The names of the sweeps that MLflow has, in order; experiments of others are none.
+
+    Raises:
+        TrackingError: MLflow has no sweep, or cannot be reached.
+    """
+    with _one_line(uri):
+        client = _client(uri, create=False)
+        names = {found.experiment_id: found.name for found in client.search_experiments(max_results=PAGE)}
+        parents = _search(client, list(names), f"tags.`{PARENT}` LIKE '%'") if names else []
+        found = sorted({run.tags[PARENT] for run in parents if run.whole} & set(names.values()))
+        if not found:
+            raise TrackingError(f"MLflow at {without_password(uri)} has no sweeps")
+        return found
 
 
 def check(uri: str) -> None:
@@ -576,7 +592,7 @@ class _View:
 
     def _find(self) -> None:
         """Look up what MLflow has. Of a trial's runs one is kept: whole rather than not, then the oldest."""
-        runs = sorted(_search(self.client, self.experiment), key=lambda run: not run.whole)
+        runs = sorted(_search(self.client, [self.experiment]), key=lambda run: not run.whole)
         planned = {trial["digest"] for trial in self._plan["trials"]}
         self.trials: dict[str, _Run] = {}
         self._others: list[_Run] = []  # of trials of an earlier plan
@@ -697,13 +713,13 @@ def _shows(run: _Run, record: TrialRecord, parent: str) -> bool:
     )
 
 
-def _search(client: Any, experiment: str) -> list[_Run]:
-    """All runs of an experiment that are not deleted, the oldest first."""
+def _search(client: Any, experiments: list[str], having: str = "") -> list[_Run]:
+    """All runs of experiments that are not deleted, the oldest first; `having` is a filter of MLflow's."""
     runs: list[_Run] = []
     token = None
     while True:
         page = client.search_runs(
-            [experiment], max_results=PAGE, order_by=["attributes.start_time ASC"], page_token=token
+            experiments, having, max_results=PAGE, order_by=["attributes.start_time ASC"], page_token=token
         )
         runs += [_as_run(run) for run in page]
         token = page.token

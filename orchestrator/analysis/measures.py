@@ -61,8 +61,8 @@ def varied(table: pd.DataFrame) -> list[str]:
 
 
 def keys(table: pd.DataFrame, by: Sequence[str]) -> list[Key]:
-    """(N,) the group of every row; an absent value is None, and a value like any other."""
-    columns = ([None if pd.isna(value) else value for value in table[name]] for name in by)
+    """(N,) the group of every row, in Python's own types; an absent value is None, and a value like any other."""
+    columns = ([None if pd.isna(value) else value for value in table[name].tolist()] for name in by)
     return list(zip(*columns, strict=True)) if by else [()] * len(table)
 
 

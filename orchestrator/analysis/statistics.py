@@ -296,7 +296,22 @@ def paired_interval(direct_correct: npt.ArrayLike, transfer_correct: npt.ArrayLi
     Source: crossed random effects, Cornfield & Tukey (1956); adding half-widths in squares, Howe (1974), Journal
         of the American Statistical Association 69.
     """
-    difference = _paired(direct_correct, transfer_correct)
+    return crossed_interval(_paired(direct_correct, transfer_correct), level=level)
+
+
+def crossed_interval(differences: npt.ArrayLike, *, level: float = 0.05) -> Interval:
+    """The mean of one difference per seed and test example, with the interval of `paired_interval`.
+
+    Args:
+        differences: (S, N) for seed s and test example n, for example one sweep's answers minus another's.
+        level: the rate of intervals that miss.
+
+    Raises:
+        ValueError: there are fewer than two examples, or a difference is not finite.
+    """
+    difference = _finite(differences)
+    if difference.ndim != 2 or difference.shape[1] < 2:
+        raise ValueError(f"differences have shape {difference.shape}; pass (S, N) with at least 2 test examples")
     quantile = 1 - _tail(level)
     num_seeds, num_examples = difference.shape
     gap = float(difference.mean())

@@ -16,12 +16,11 @@ CHAOS_KILLS = 50
 CHAOS_SEED = 20
 
 
-def test_a_driver_killed_three_times_continues_to_the_same_table(tiny, undisturbed):
-    """As it plans, amid the pretrainings, and amid the probes."""
+def test_a_driver_killed_twice_continues_to_the_same_table(tiny, undisturbed):
+    """As it plans, and amid the pretrainings."""
     moments = (
         lambda: tiny.storage.exists(),
         lambda: tiny.workers("pretrain"),
-        lambda: len(tiny.computed()) >= 20 and tiny.workers("probe"),
     )
     for moment in moments:
         with tiny.driver() as driver:

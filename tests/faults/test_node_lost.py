@@ -37,7 +37,7 @@ def test_the_trial_of_a_lost_node_goes_on_elsewhere(tiny, undisturbed, cluster):
             pid for pid in tiny.workers("pretrain").values() if raylet in (p.pid for p in psutil.Process(pid).parents())
         ]
 
-    with tiny.driver(environment={"RAY_ADDRESS": made.address}) as driver:
+    with tiny.driver("--set", "resources.cpu=1", environment={"RAY_ADDRESS": made.address}) as driver:
         wait_for(worker_there, driver)
         Family(raylet).end()
         _, err = driver.communicate(timeout=900)

@@ -32,7 +32,8 @@ vary: {mixture: [{digits: 1, odd: 1}, {digits: 3, odd: 1}, {digits: 1, odd: 3}],
 seeds: 2
 pretrain: {steps: 600, batch_size: 32}
 transfer: {train_examples: 300}
-"""
+resources: {cpu: 1.5}
+"""  # on two cores one worker, which is half of what such a sweep costs
 PATIENCE_S = 900.0  # for a state to come about, on a machine with other things to do
 
 

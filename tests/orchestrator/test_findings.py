@@ -381,7 +381,7 @@ def test_hostile_names_leave_every_sentence_on_one_line():
 
 def test_the_command_prints_statements_wrapped_and_as_json(monkeypatch):
     tables = {"planted": planted(), "other": noise(3).assign(sweep="other")}
-    monkeypatch.setattr("orchestrator.results.load", lambda name, storage: tables[name])
+    monkeypatch.setattr("orchestrator.results.load", lambda names, storage: pd.concat(tables[n] for n in names))
     monkeypatch.setenv("COLUMNS", "90")
     shown = CliRunner().invoke(bottleneck, ["findings", "planted"])
     assert shown.exit_code == 0, shown.output

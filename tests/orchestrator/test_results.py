@@ -2,16 +2,25 @@
 
 import math
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import made_up_sweeps as sweeps
+import numpy as np
+import pandas as pd
 import pytest
+from click.testing import CliRunner
+from gap_tables import row, two_views
 from strategies import component
 
 from orchestrator import results
+from orchestrator.cli import bottleneck
+from orchestrator.journal import UnknownSweep
 from orchestrator.plan import plan
 from orchestrator.sweep import parse
+from trainables.store import Store
 
 TEXT = """\
 name: made-up
@@ -376,6 +385,111 @@ def test_a_row_has_every_column_and_a_table_their_types():
     assert {name: str(dtype) for name, dtype in found.dtypes.items()} == {
         name: column.dtype for name, column in results.COLUMNS.items()
     }
+
+
+def test_where_and_columns_keep_rows_and_columns_and_change_neither():
+    found = results.table(two_views())
+    every = results.select(found, None, None)
+    pd.testing.assert_frame_equal(every, found)
+    kept = results.select(found, "component == 'hard' and gap > 0.1", ["seed", "gap"])
+    assert list(kept.columns) == ["seed", "gap"]
+    wanted = [row for row in two_views() if row["component"] == "hard" and row["gap"] > 0.1]
+    assert kept["gap"].tolist() == [row["gap"] for row in wanted]
+    pd.testing.assert_frame_equal(kept, found.query("component == 'hard' and gap > 0.1")[["seed", "gap"]])
+
+
+def test_a_row_without_the_number_that_a_query_asks_for_is_left_out():
+    found = results.table([row(seed=1, gap=0.2), row(seed=2, gap=None), row(seed=3, status="failed")])
+    assert results.select(found, "gap > 0", ["seed"])["seed"].tolist() == [1]
+    assert results.select(found, "not gap > 0", ["seed"])["seed"].tolist() == []
+    assert results.select(found, "gap.isna()", ["seed"])["seed"].tolist() == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("where", "columns", "said"),
+    [
+        ("gap >", None, "'gap >' is not a query over the columns: invalid syntax"),
+        ("gaps > 0", None, "name 'gaps' is not defined"),
+        ("gap", None, "'gap' is neither true nor false of a row"),
+        ("True", None, "'True' is neither true nor false of a row"),
+        ("gap = 1", None, "'gap = 1' is neither true nor false of a row"),
+        (None, ["gap", "gpa"], "there is no column 'gpa'; the columns are sweep, trial, "),
+    ],
+)
+def test_what_cannot_be_asked_is_said(where, columns, said):
+    with pytest.raises(results.ResultsError, match=re.escape(said)):
+        results.select(results.table([row()]), where, columns)
+
+
+@pytest.mark.slow
+def test_a_million_rows_are_filtered_as_fast_as_pandas_does_it():
+    """No slower than the query and then the columns, which is what one would write; in processor time."""
+    small = results.table(two_views())
+    large = small.take(np.resize(np.arange(len(small)), 1_000_000)).reset_index(drop=True)
+    where, columns = "component == 'hard' and gap > 0.02", ["seed", "weight", "gap"]
+
+    def seconds(ask):
+        before = time.process_time()
+        found = ask()
+        return time.process_time() - before, len(found)
+
+    ours = [seconds(lambda: results.select(large, where, columns)) for _ in range(5)]
+    theirs = [seconds(lambda: large.query(where, engine="python")[columns]) for _ in range(5)]
+    assert ours[0][1] == theirs[0][1] > 100_000
+    assert min(ours) < (1.2 * min(theirs)[0], 0), (ours, theirs)
+
+
+def test_sweeps_of_a_store_are_one_table(tmp_path):
+    store = Store(tmp_path / "runs")
+    with pytest.raises(UnknownSweep, match="has no sweeps"):
+        results.load(storage=store.location)
+    for name in ("second", "first"):
+        sweeps.made_up(name, trials=2).put(store)
+    one, both = results.load("first", storage=store.location), results.load(["second", "first"], storage=store.location)
+    assert one["sweep"].unique().tolist() == ["first"]
+    assert both["sweep"].unique().tolist() == ["second", "first"]
+    pd.testing.assert_frame_equal(both[both["sweep"] == "first"].reset_index(drop=True), one)
+    assert len(results.load(storage=store.location)) == len(both) == 2 * len(one)
+    assert len(results.load(["first", "first"], storage=store.location)) == len(one)
+    assert list(results.load([], storage=store.location).columns) == list(results.COLUMNS)
+    with pytest.raises(UnknownSweep, match="has no sweep 'third'; it has: first, second"):
+        results.load(["first", "third"], storage=store.location)
+
+
+def test_a_table_shows_what_the_stages_say_now_and_not_what_was_written_beside_the_sweep(tmp_path):
+    store, sweep = Store(tmp_path / "runs"), sweeps.made_up("first", trials=1)
+    late = ("probe", sweep.plan["trials"][0]["cells"][0]["transfer"])
+    result = sweep.stages.pop(late)
+    sweep.put(store)
+    before = results.load("first", storage=store.location)
+    before.to_parquet(tmp_path / "runs/sweeps/first/results.parquet")
+    store.put(sweeps.Stage(*late), result)  # by another sweep that shares the stage
+    after = results.load("first", storage=store.location)
+    assert (before["status"] == "pending").sum() == 1 + (after["status"] == "pending").sum() == 1
+
+
+def test_the_command_prints_several_sweeps_or_all_and_tells_them_apart(tmp_path):
+    store = Store(tmp_path / "runs")
+    for name in ("second", "first"):
+        sweeps.made_up(name, trials=1).put(store)
+    call = ["results", "--storage", store.location]
+    header, _, *lines = CliRunner().invoke(bottleneck, call).stdout.splitlines()
+    assert header.split()[:2] == ["sweep", "trial"]
+    assert [line.split()[0] for line in lines] == ["first"] * 6 + ["second"] * 6
+    named = CliRunner().invoke(bottleneck, [*call, "second", "first", "--columns", "sweep", "--format", "csv"])
+    assert named.stdout.splitlines() == ["sweep", *["second"] * 6, *["first"] * 6]
+    alone = CliRunner().invoke(bottleneck, [*call, "first"]).stdout
+    assert alone.splitlines()[0].split()[0] == "trial"
+
+
+def test_a_cell_of_a_printed_table_is_one_line(tmp_path):
+    store, sweep = Store(tmp_path / "runs"), sweeps.made_up("first", trials=1)
+    sweep.fail(0, "first line\n\tsecond \x1b[31m")
+    sweep.put(store)
+    call = ["results", "first", "--storage", store.location, "--columns", "seed,error"]
+    lines = CliRunner().invoke(bottleneck, call).stdout.splitlines()
+    assert len(lines) == 2 + 6
+    assert lines[2].endswith(r"first line\n\tsecond \x1b[31m")
 
 
 def test_every_column_is_in_the_documentation():

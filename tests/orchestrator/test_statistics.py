@@ -319,6 +319,17 @@ def test_without_spread_over_seeds_the_paired_interval_is_the_t_interval_over_ex
     assert (six_times_the_same.low, six_times_the_same.high) == pytest.approx((expected.low, expected.high))
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 6), st.integers(2, 30), st.integers(0, 2**16), st.integers(-3, 3).filter(bool))
+def test_the_crossed_interval_is_the_paired_one_of_any_differences_and_scales_with_them(n, size, seed, scale):
+    direct, transfer = np.random.default_rng(seed).random((2, n, size)) < 0.6
+    expected = statistics.paired_interval(direct, transfer)
+    found = statistics.crossed_interval(scale * (direct.astype(float) - transfer))
+    ends = sorted((scale * expected.low, scale * expected.high))
+    assert (found.value, found.low, found.high) == pytest.approx((scale * expected.value, *ends))
+    assert (found.n, found.seed_uncertainty) == (n, n > 1)
+
+
 @pytest.mark.parametrize("interval", [statistics.paired_interval, statistics.hierarchical_bootstrap])
 def test_one_seed_gets_an_interval_over_examples_that_says_so(interval):
     direct, transfer = np.random.default_rng(0).random((2, 1, 400)) < [[[0.9]], [[0.5]]]
@@ -547,6 +558,9 @@ def test_the_smallest_detectable_gap_scales_with_the_deviation_and_falls_with_se
         (lambda: statistics.paired_interval([[1, 2]], [[0, 0]]), "equals its label"),
         (lambda: statistics.paired_interval([[1, math.nan]], [[0, 0]]), "equals its label"),
         (lambda: statistics.paired_interval([[1]], [[0]]), "at least 2"),
+        (lambda: statistics.crossed_interval([[0.5], [0.25]]), "at least 2"),
+        (lambda: statistics.crossed_interval([0.5, 0.25]), "at least 2"),
+        (lambda: statistics.crossed_interval([[0.5, math.nan]]), "not finite"),
         (lambda: statistics.paired_interval([[1, 0]], [[0, 0]], level=0.95), "0.05 for a 95 % interval"),
         (lambda: statistics.hierarchical_bootstrap([[1, 0]], [[1, 0], [1, 0]], seed=0), "keep the seeds"),
         (lambda: statistics.hierarchical_bootstrap([], [], seed=0), "at least one of each"),

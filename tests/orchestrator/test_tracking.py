@@ -17,10 +17,11 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from made_up_sweeps import (
     COMPONENTS,
@@ -403,24 +404,11 @@ def test_the_same_sweep_run_again_uses_its_parent_again(uri: str, sweep: MadeUp)
 # Thrown away and built again ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Stage:
-    """As much of a stage as a store asks for."""
-
-    kind: str
-    digest: str
-
-
 def test_a_deleted_database_is_built_again_from_the_store(new_uri: str, sweep: MadeUp, tmp_path: Path) -> None:
     store, name = Store(tmp_path / "store"), sweep.plan["sweep"]
     sweep.fail(1, "no room")
-    for (kind, digest), result in sweep.stages.items():
-        store.put(Stage(kind, digest), result)  # type: ignore[arg-type]
+    sweep.put(store)
     journal = Journal(store, name)
-    journal.write_plan(TEXT, sweep.plan)
-    journal.start()
-    for digest, state in sweep.states.items():
-        journal.write("trial", trial=digest, **state)
     from_store = results.load(name, storage=store.location)
 
     sweep.sync(new_uri)
@@ -433,6 +421,38 @@ def test_a_deleted_database_is_built_again_from_the_store(new_uri: str, sweep: M
     assert list(from_mlflow.columns) == list(from_store.columns)
     for column in from_store.columns:
         assert from_mlflow[column].equals(from_store[column]), column
+
+
+def test_several_sweeps_are_one_table_and_the_same_from_the_store_and_from_mlflow(new_uri: str, tmp_path: Path) -> None:
+    with pytest.raises(TrackingError, match="there is no MLflow database"):
+        results.load(tracking_uri=new_uri)
+    store = Store(tmp_path / "store")
+    for name in ("second", "first"):
+        sweep = made_up(name, trials=2)
+        sweep.fail(0, "no room")
+        sweep.put(store)
+        sweep.sync(new_uri)
+    tracking._client(new_uri, create=False).create_experiment("of-a-stranger")
+    for asked in (None, ["second", "first", "second"], "first"):
+        from_store, from_mlflow = (
+            results.load(asked, **place) for place in ({"storage": store.location}, {"tracking_uri": new_uri})
+        )
+        pd.testing.assert_frame_equal(from_store, from_mlflow)
+    everything = results.load(storage=store.location)
+    assert list(everything["sweep"].unique()) == ["first", "second"]
+    assert list(results.load(["second", "first"], tracking_uri=new_uri)["sweep"].unique()) == ["second", "first"]
+    assert results.load([], tracking_uri=new_uri).shape == results.load([], storage=store.location).shape
+    with pytest.raises(TrackingError, match="has no sweep 'third'; it has: first, of-a-stranger, second"):
+        results.load(["first", "third"], tracking_uri=new_uri)
+
+
+def test_an_mlflow_of_strangers_has_no_sweeps(new_uri: str) -> None:
+    made_up("ours", trials=1).sync(new_uri)
+    client = tracking._client(new_uri, create=False)
+    client.delete_experiment(client.get_experiment_by_name("ours").experiment_id)
+    client.create_run(client.create_experiment("of-a-stranger"))
+    with pytest.raises(TrackingError, match="has no sweeps"):
+        results.load(tracking_uri=new_uri)
 
 
 def test_lost_artifacts_are_written_again(uri: str, sweep: MadeUp) -> None:
