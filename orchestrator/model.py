@@ -90,7 +90,7 @@ def _flow(value: object) -> str:
     if isinstance(value, BaseModel):
         return _flow(value.model_dump(mode="json", by_alias=True, exclude_unset=True))
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_flow(v)}" for key, v in value.items()) + "}"
+        return "{" + ", ".join(f"{_key(key)}: {_flow(v)}" for key, v in value.items()) + "}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(_flow, value)) + "]"
     if value is None or isinstance(value, bool):
@@ -98,6 +98,10 @@ def _flow(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.12g}" if math.isfinite(value) else f"{value:g}".replace("inf", ".inf").replace("nan", ".nan")
     return repr(value)
+
+
+def _key(key: object) -> str:
+    return str(key) if str(key).isprintable() else repr(key)
 
 
 # Marks of a type ------------------------------------------------------------------------------------------------------

@@ -13,8 +13,15 @@ from trainables.store import Store
 pytestmark = pytest.mark.slow
 
 
-def test_a_sweep_interrupted_twice_continues_to_the_same_table(tiny, undisturbed):
+def test_a_sweep_interrupted_once_and_again_twice_continues_to_the_same_table(tiny, undisturbed):
     """As a terminal does it for Ctrl-C: to every process of the group."""
+    with tiny.driver() as driver:
+        wait_for(lambda: tiny.workers("pretrain"), driver)
+        os.killpg(driver.pid, signal.SIGINT)
+        _, err = driver.communicate(timeout=600)
+    assert driver.returncode == 130, err
+    assert "interrupted; the same command continues" in err
+    assert {run.info.status for run in tiny.runs()} == {"KILLED"}
     with tiny.driver() as driver:
         wait_for(lambda: tiny.workers(), driver)
         os.killpg(driver.pid, signal.SIGINT)
@@ -26,15 +33,14 @@ def test_a_sweep_interrupted_twice_continues_to_the_same_table(tiny, undisturbed
     assert_undisturbed(tiny, undisturbed, unrecorded=2)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_once_a_sweep_saves_how_far_its_pretrainings_have_come(tmp_path, number):
-    """Ctrl-C, and what batch systems and clouds send, to the command alone."""
+def test_sigterm_saves_how_far_a_pretraining_has_come(tmp_path):
+    """As batch systems and clouds send it, to the command alone."""
     tiny = Tiny(tmp_path, SWEEP.replace("steps: 600", "steps: 600000"))
     with tiny.driver() as driver:
         wait_for(lambda: tiny.workers("pretrain"), driver)
-        driver.send_signal(number)
+        driver.terminate()
         _, err = driver.communicate(timeout=600)
     assert driver.returncode == 130, err
-    assert "interrupted; the same command continues" in err
+    assert "the same command continues" in err
     assert Store(tiny.storage).names("state"), "running pretrainings save how far they have come"
     assert {run.info.status for run in tiny.runs()} == {"KILLED"}

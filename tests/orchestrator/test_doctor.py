@@ -308,3 +308,13 @@ def test_a_cluster_that_does_not_answer_is_a_finding(tmp_path):
     assert done.returncode == 1, done.stderr
     (cluster,) = (f for f in json.loads(done.stdout) if f["what"] == "cluster")
     assert "no cluster answers at 127.0.0.1:9" in cluster["found"]
+
+
+def test_doctor_finds_this_machine_fit(tmp_path):
+    done = bottleneck_doctor("--storage", tmp_path / "runs")
+    assert done.returncode == 0, done.stdout
+    found = {f["what"]: f for f in json.loads(done.stdout)}
+    assert {"python", "torch", "storage", "MLflow", "memory"} <= set(found)
+    broken = bottleneck_doctor("--storage", "/proc/nothing")
+    assert broken.returncode == 1
+    assert "cannot be written" in broken.stdout

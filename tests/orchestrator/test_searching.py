@@ -6,8 +6,11 @@ import pytest
 from command_line import bottleneck
 
 from orchestrator.journal import Journal
+from orchestrator.prepare import prepare
 from orchestrator.results import COST_COLUMNS, load, trial_status
+from orchestrator.sweep import read
 from trainables.store import Store
+from trainables.trial import run_trial
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:::(mlflow|alembic|sqlalchemy|google|pydantic).*"),
@@ -91,7 +94,11 @@ def test_a_search_starts_from_what_an_earlier_sweep_found(tmp_path):
     (tmp_path / "earlier.yaml").write_text(grid)
     warm = SWEEP.replace("samples: 6", "samples: 3, warm_start: [earlier]").split("early_stopping")[0]
     (tmp_path / "searched.yaml").write_text(warm)
-    bottleneck("run", tmp_path / "earlier.yaml", "--storage", storage)
+    earlier, _ = prepare(read(tmp_path / "earlier.yaml"), print)
+    store = Store(str(storage))
+    Journal(store, "earlier").write_plan(grid, earlier.as_json())
+    for trial in earlier.trials:
+        run_trial(trial, store)
     bottleneck("run", tmp_path / "searched.yaml", "--storage", storage)
     assert load("searched", storage=str(storage))["trial"].nunique() == 3
     refused = bottleneck(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from orchestrator import sweep as sweeps
@@ -493,6 +493,7 @@ def places(value: Any, path: str = "") -> list[str]:
     return [*([path] if path else []), *below]
 
 
+@example("name", {"\xa0": None})  # a space that does not break is not printable
 @settings(deadline=None, max_examples=300)
 @given(st.sampled_from(places(yaml.safe_load(EVERYTHING))), JUNK)
 def test_junk_anywhere_in_a_sweep_is_a_sweep_or_one_line(place, junk):
