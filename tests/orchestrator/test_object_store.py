@@ -38,6 +38,7 @@ transfer: {train_examples: 60}
 """
 
 
+@pytest.mark.chaos
 def test_a_sweep_on_s3_from_two_nodes_computes_every_stage_once_and_gives_the_same_table(tmp_path):
     path = tmp_path / "small.yaml"
     path.write_text(SWEEP)
