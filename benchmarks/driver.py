@@ -46,7 +46,7 @@ components:
   high: {{dataset: digits, classes: [6, 7, 8]}}
 vary: {{mixture: {{simplex: {{resolution: {resolution}}}}}, architecture: mlp, width: 0.0625}}
 seeds: 1
-pretrain: {{steps: 1, batch_size: 16}}
+pretrain: {{steps: 1, batch_size: 256}}
 transfer: {{train_examples: 30, l2: [0.01]}}
 """
 LOOP = ("next", "exhausted", "trial_started", "trial_progress", "trial_ended")
