@@ -220,11 +220,13 @@ def run(
 @_json_option
 def status(sweep: str | None, storage: str | None, as_json: bool) -> None:
     """Show how far the sweeps in a store are, or one of them with its trials."""
-    from orchestrator.status import sweep_status, trial_lines
+    from orchestrator.journal import Journal
+    from orchestrator.status import in_numbers, snapshot, trial_lines
 
     store = _store(storage)
-    names = [_name(sweep)] if sweep else store.names("sweeps")
-    found = [sweep_status(store, name) for name in names]
+    journals = [Journal(store, name) for name in ([_name(sweep)] if sweep else store.names("sweeps"))]
+    snapshots = [snapshot(journal) for journal in journals]
+    found = [in_numbers(*one) for one in zip(journals, snapshots, strict=True)]
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
@@ -241,7 +243,7 @@ def status(sweep: str | None, storage: str | None, as_json: bool) -> None:
             ],
         )
     if sweep:
-        _print_table(("trial", "status", "design"), trial_lines(store, names[0]))
+        _print_table(("trial", "status", "design"), trial_lines(journals[0], snapshots[0]))
 
 
 @bottleneck.command(short_help="Print the results table.")

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from orchestrator import results
 from orchestrator.journal import Journal
 from trainables.errors import UserError
-from trainables.store import Store
 
 if TYPE_CHECKING:
     from orchestrator.progress import State
@@ -100,11 +99,10 @@ def snapshot(journal: Journal) -> Snapshot:
     return replace(found, state=state)
 
 
-def sweep_status(store: Store, sweep: str) -> dict[str, Any]:
-    """A sweep's snapshot in numbers. Raises UnknownSweep."""
-    found = snapshot(Journal(store, sweep))
+def in_numbers(journal: Journal, found: Snapshot) -> dict[str, Any]:
+    """A sweep's snapshot as JSON values."""
     return {
-        "sweep": sweep,
+        "sweep": journal.sweep,
         "state": found.state,
         "trials": dict(Counter(found.outcomes.values())),
         "stages": found.stages,
@@ -112,12 +110,10 @@ def sweep_status(store: Store, sweep: str) -> dict[str, Any]:
     }
 
 
-def trial_lines(store: Store, sweep: str) -> list[tuple[str, str, str]]:
+def trial_lines(journal: Journal, found: Snapshot) -> list[tuple[str, str, str]]:
     """(digest, status, design) of every trial of a sweep."""
-    journal = Journal(store, sweep)
-    outcomes = snapshot(journal).outcomes
     return [
-        (digest := trial["digest"][:12], outcomes.get(digest, "pending"), trial["design"]["label"])
+        (digest := trial["digest"][:12], found.outcomes.get(digest, "pending"), trial["design"]["label"])
         for trial in journal.plan()["trials"]
     ]
 

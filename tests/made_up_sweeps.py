@@ -16,6 +16,12 @@ from trainables.store import Store
 
 COMPONENTS = ("clothes", "digits-2", "Kana_x")
 TEXT = "name: made-up\nquestion: Does it work?\n"
+# What a store has of stages: of a probe without its `test_accuracy`.
+PRETRAINED = {"status": "ok", "seconds": 2.0, "examples": 200, "training_flops": 1e6, "parameters": 10, "flops": 1000}
+PROBED = {
+    "status": "ok", "test_loss": 1.0, "validation_accuracy": 0.5, "chance_accuracy": 0.1, "chosen": {"l2": 0.001},
+    "num_features": 8, "varying_features": 8, "missing_classes": 0, "num_train": 100, "num_test": 100,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

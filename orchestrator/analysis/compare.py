@@ -19,10 +19,9 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.special import stdtr, stdtrit
 
 from orchestrator.analysis import statistics
-from orchestrator.analysis.gaps import AXES, REASONS, estimate, interval, level, listed, points, reasons
+from orchestrator.analysis.gaps import AXES, REASONS, Estimate, estimate, interval, level, listed, points, reasons
 from orchestrator.analysis.measures import BySeed, Key, by_seed, keys, paired, usable
 from orchestrator.analysis.summary import LARGE_GRID, Correct, Row
 from orchestrator.model import show
@@ -273,7 +272,7 @@ def _difference(first: _Side, second: _Side, key: Key, quantity: Quantity, here:
         high=high,
         n=n,
         over="seeds and test examples" if examples else "seeds",
-        p=None if same or low is None or high is None else _p_value(over.mean, high - low, n),
+        p=None if same or low is None or high is None else _p_value(over, low, high),
         adjusted_p=None,
         correction="",
         same=same,
@@ -294,16 +293,15 @@ def _over_examples(
     return statistics.crossed_interval(there - here)
 
 
-def _p_value(mean: float, width: float, n: int) -> float:
-    """Two-sided, from the width of a 95 % interval of n > 1 seeds.
+def _p_value(found: Estimate, low: float, high: float) -> float:
+    """Two-sided, from a 95 % interval of more than one seed, which may be wider than that over seeds alone.
 
     Seeds that agree have no spread to hold the mean against; accuracies are counts, so that two or three do so by
     chance. Then it is what the sign-flip test says of n that agree.
     """
-    if width < ROUNDING:
-        return statistics.smallest_p(n, "two-sided")
-    error = width / 2 / float(stdtrit(n - 1, 0.975))
-    return float(2 * stdtr(n - 1, -abs(mean) / error))
+    if high - low < ROUNDING:
+        return statistics.smallest_p(found.n, "two-sided")
+    return statistics.t_test(Estimate(found.mean, low, high, found.n))
 
 
 def _pair(first: _Side, second: _Side, key: Key, gap: Difference | None, transfer: Difference | None) -> Pair:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from types import SimpleNamespace
 
 import pytest
 from tiny_sweep import SWEEP, Tiny, assert_undisturbed, wait_for
@@ -31,6 +33,24 @@ def test_a_sweep_interrupted_once_and_again_twice_continues_to_the_same_table(ti
     assert "the same command continues" in err
     tiny.run()
     assert_undisturbed(tiny, undisturbed, unrecorded=2)
+
+
+def test_workers_are_waited_for_until_they_have_saved(tmp_path):
+    import ray
+
+    from orchestrator.launch import _cluster, _save
+
+    class Slow:
+        def stop(self):
+            time.sleep(1)
+            (tmp_path / "saved").touch()
+
+    with _cluster(1, 0):
+        worker = ray.remote(Slow).remote()
+        running, not_started = (SimpleNamespace(temporary_state=SimpleNamespace(ray_actor=a)) for a in (worker, None))
+        _save([running, not_started])
+        assert (tmp_path / "saved").exists()
+        _save([not_started])
 
 
 def test_sigterm_saves_how_far_a_pretraining_has_come(tmp_path):

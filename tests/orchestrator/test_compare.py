@@ -13,6 +13,7 @@ from command_line import bottleneck as in_a_process
 from gap_tables import row, two_views
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_up_sweeps import PRETRAINED, PROBED
 from strategies import component
 
 from orchestrator import results
@@ -418,11 +419,6 @@ vary: {mixture: {a: 3, b: 1}, architecture: mlp}
 seeds: 3
 pretrain: {steps: 10, batch_size: 20}
 """
-PRETRAINED = {"status": "ok", "seconds": 2.0, "examples": 200, "training_flops": 1e6, "parameters": 10, "flops": 1000}
-PROBED = {
-    "status": "ok", "test_loss": 1.0, "validation_accuracy": 0.5, "chance_accuracy": 0.1, "chosen": {"l2": 0.001},
-    "num_features": 8, "varying_features": 8, "missing_classes": 0, "num_train": 100, "num_test": 100,
-}  # fmt: skip
 
 
 def put(store, name, text=TEXT, right=(80, 81, 82), relabel=lambda design: None):

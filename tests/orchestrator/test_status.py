@@ -3,13 +3,15 @@
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 from made_up_sweeps import TEXT, made_up
 
+from orchestrator import status as statuses
 from orchestrator.journal import Journal
 from orchestrator.progress import State
-from orchestrator.status import DIED, Published, snapshot, sweep_status, trial_lines
+from orchestrator.status import DIED, Published, in_numbers, snapshot, trial_lines
 from trainables.store import Store
 
 
@@ -27,8 +29,12 @@ def state(journal, **changes):
     return State(**known | {"outcomes": dict.fromkeys(trials, "pending")} | changes)
 
 
+def status(journal):
+    return in_numbers(journal, snapshot(journal))
+
+
 def test_a_sweep_that_was_only_planned_is_read_from_the_store(journal):
-    found = sweep_status(journal.store, "made-up")
+    found = status(journal)
     assert (found["state"], found["trials"], found["stages_stored"]) == ("planned", {"pending": 3}, 0)
 
 
@@ -38,13 +44,23 @@ def test_what_a_driver_knows_is_what_is_shown(journal):
     with journal.only_driver(), Published(journal, known) as published:
         known.measured(first + "and the rest of it", "diverged", [])
         published.write("running")
-        found = sweep_status(journal.store, "made-up")
+        found = status(journal)
         assert found["state"] == "running"
         assert found["trials"] == {"pending": 2, "diverged": 1}
         assert (found["stages"], found["stages_stored"]) == (12, 4)
-        assert dict(line[:2] for line in trial_lines(journal.store, "made-up"))[first] == "diverged"
+        assert dict(line[:2] for line in trial_lines(journal, snapshot(journal)))[first] == "diverged"
     published.write("finished")
     assert snapshot(journal).state == "finished"
+
+
+def test_while_a_sweep_runs_its_snapshot_follows_it(journal, monkeypatch):
+    monkeypatch.setattr(statuses, "EVERY_S", 0.01)
+    known = state(journal)
+    with journal.only_driver(), Published(journal, known):
+        known.measured(next(iter(known.outcomes)), "failed", [])
+        deadline = time.monotonic() + 30
+        while status(journal)["trials"] != {"pending": 2, "failed": 1}:
+            assert time.monotonic() < deadline
 
 
 def test_a_driver_that_died_leaves_what_it_wrote_and_nothing_that_runs(journal):
@@ -61,7 +77,7 @@ def test_an_error_leaves_an_interrupted_sweep(journal):
 def test_another_plan_is_not_described_by_the_snapshot_of_the_one_before(journal):
     Published(journal, state(journal)).write("finished")
     journal.write_plan(TEXT, made_up("made-up", trials=2).plan)
-    assert sweep_status(journal.store, "made-up")["trials"] == {"pending": 2}
+    assert status(journal)["trials"] == {"pending": 2}
 
 
 @pytest.mark.parametrize(
@@ -75,7 +91,7 @@ def test_another_plan_is_not_described_by_the_snapshot_of_the_one_before(journal
 )  # fmt: skip
 def test_what_no_driver_wrote_is_passed_over(journal, content):
     journal.store.write("sweeps/made-up/status.json", content.encode())
-    assert sweep_status(journal.store, "made-up")["trials"] == {"pending": 3}
+    assert status(journal)["trials"] == {"pending": 3}
 
 
 def test_a_glance_needs_no_tables_and_no_statistics(journal):
