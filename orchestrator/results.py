@@ -512,7 +512,7 @@ def trajectories(sweep: str, *, storage: str | None = None) -> pd.DataFrame:
     Raises:
         ResultsError: there is no such sweep.
     """
-    return _measured(sweep, storage, "trajectory", _checkpoints)
+    return measured(*_stored(sweep, storage), "trajectory")
 
 
 def layers(sweep: str, *, storage: str | None = None) -> pd.DataFrame:
@@ -521,7 +521,7 @@ def layers(sweep: str, *, storage: str | None = None) -> pd.DataFrame:
     Raises:
         ResultsError: there is no such sweep.
     """
-    return _measured(sweep, storage, "retention", lambda found: found["layers"])
+    return measured(*_stored(sweep, storage), "layers")
 
 
 def attributes(sweep: str, *, storage: str | None = None) -> pd.DataFrame:
@@ -530,29 +530,34 @@ def attributes(sweep: str, *, storage: str | None = None) -> pd.DataFrame:
     Raises:
         ResultsError: there is no such sweep.
     """
-    return _measured(sweep, storage, "retention", lambda found: found.get("attributes", ()))
+    return measured(*_stored(sweep, storage), "attributes")
 
 
-def _measured(
-    sweep: str, storage: str | None, kind: str, entries: Callable[[Mapping[str, Any]], Iterable[Mapping[str, Any]]]
+def measured(
+    plan: Mapping[str, Any], lookup: Lookup, what: Literal["trajectory", "layers", "attributes"]
 ) -> pd.DataFrame:
-    """The entries of every stored measurement of a kind, each with the design of its row."""
+    """What stages have measured many times for one row of results, each time with the design of that row."""
     import pandas as pd
 
+    kind = "trajectory" if what == "trajectory" else "retention"
+    found = []
+    for trial in plan["trials"]:
+        if not any(cell[kind] for cell in trial["cells"]):
+            continue
+        for cell, row in zip(trial["cells"], trial_rows(plan, trial, lookup, {}), strict=True):
+            result = lookup(kind, cell[kind]) if cell[kind] else None
+            entries = () if result is None else _checkpoints(result) if what == "trajectory" else result.get(what, ())
+            found += [{**{name: row[name] for name in DESIGN}, **entry} for entry in entries]
+    return pd.DataFrame(found)
+
+
+def _stored(sweep: str, storage: str | None) -> tuple[dict[str, Any], Lookup]:
     from orchestrator.journal import Journal
     from orchestrator.settings import storage_location
     from trainables.store import Store
 
     store = Store(storage_location(storage).value)
-    journal = Journal(store, sweep)
-    plan, lookup = journal.plan(), store_lookup(store)
-    found = []
-    for trial in plan["trials"]:
-        for cell, row in zip(trial["cells"], trial_rows(plan, trial, lookup, {}), strict=True):
-            result = lookup(kind, cell[kind]) if cell[kind] else None
-            design = {name: row[name] for name in DESIGN}
-            found += [{**design, **entry} for entry in entries(result)] if result else []
-    return pd.DataFrame(found)
+    return Journal(store, sweep).plan(), store_lookup(store)
 
 
 def _checkpoints(curves: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:

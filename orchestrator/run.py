@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import results
+from orchestrator.cost import costs
 from orchestrator.driver import Driver
 from orchestrator.journal import Journal
 from orchestrator.plan import Plan
@@ -241,7 +242,11 @@ def written(
 
     parquet = io.BytesIO()
     table.to_parquet(parquet, index=False)
-    page = report.render(table, plan, text, provenance=provenance).encode()
+    lookup = results.store_lookup(store)
+    curves, layers = (results.measured(plan, lookup, what) for what in ("trajectory", "layers"))
+    cost = costs(plan, Journal(store, plan["sweep"]).events(), lookup)
+    found = report.Evidence(table, curves if len(curves) else None, layers if len(layers) else None)
+    page = report.render(found, plan, text, provenance=provenance, cost=cost).encode()
     files = {"results.parquet": parquet.getvalue(), "report.html": page, "sweep.yaml": text.encode()}
     with tempfile.TemporaryDirectory(prefix="bottleneck-") as scratch:
         for name, content in files.items():

@@ -168,6 +168,23 @@ def find(results: pd.DataFrame, *, margin: float = MARGIN, alpha: float = ALPHA)
     return Findings(tuple(sorted(statements, key=_rank)), len(asked), counted, margin, alpha)
 
 
+def answer(found: Findings) -> tuple[Finding, ...]:
+    """The answer in up to three statements: what is lost, what changes that, and what to do about it.
+
+    The first of each in the order of their rank. If nothing is lost for certain, that this is ruled out, or that it
+    cannot be told; of the recommendations that for the component that loses.
+    """
+    lost = _first_of(found, "LOSS") or _first_of(found, "GAIN", "EQUIVALENCE") or _first_of(found, "CANNOT_TELL")
+    changes = _first_of(found, "RECOVERY", "COST", "INTERACTION")
+    advice = [one for one in found if one.kind == "RECOMMENDATION"]
+    best = next((one for one in advice if lost and one.components == lost.components), next(iter(advice), None))
+    return tuple(one for one in (lost, changes, best) if one)
+
+
+def _first_of(found: Findings, *kinds: Kind) -> Finding | None:
+    return next((one for one in found if one.kind in kinds), None)
+
+
 def evidence(results: pd.DataFrame, finding: Finding) -> pd.DataFrame:
     """The rows of a results table that a finding comes from."""
     wanted = set(finding.rows)

@@ -1,14 +1,17 @@
-"""What does a sweep say, on one page? A self-contained HTML file: no script, no network, equal inputs equal bytes.
+"""What does a sweep say, on one page? A self-contained HTML file: no network, equal inputs equal bytes.
 
-This module turns a table and a plan into views, lists of strings with a caption; `page.html.jinja` lays them out.
-Everything that comes from a sweep, a trial or an error is escaped there.
+This module turns what a sweep has measured into views, lists of strings with a caption; `page.html.jinja` lays them
+out. Everything that comes from a sweep, a trial or an error is escaped there, and the page runs no script but
+`page.js`, whose digest it names.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +21,18 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from orchestrator.analysis import claims, gaps, ladder, summary
+from orchestrator.analysis import Findings, claims, find, gaps, ladder, summary
+from orchestrator.analysis.findings import answer
+from orchestrator.cost import Cost
 from orchestrator.report import figures
 from orchestrator.terminal import printable
 
+# The figure that answers the question: the first of these that the sweep can fill.
+MAIN = ("ternary", "ordering", "ensembles", "deficits", "gap-by-weight", "gap-by-scale", "gap-by-mixture")
+MEAN = r"(?!low|high)\w+_(points|percent)|retention"  # the column of a figure's data that can be pointed at
+UNITS = {"points": "points", "percent": "%"}
+PLACE = ("panel", "line", "of", "mixture", "component")  # its columns that say where
+SLIDER_HEADERS = {"accuracy": "accuracy, %", "saturation": "residual signal", "retention": "retention"}
 MOST_RESULT_ROWS = 2000  # in the page; the results table has all
 MOST_OPEN_ROWS = 48  # of a table that is not folded away
 LONG_TEXT = 18  # characters, of a cell
@@ -64,6 +75,18 @@ class TableView:
 
 
 @dataclass(frozen=True)
+class Slider:
+    """What moves through a figure of curves: the values at every step."""
+
+    table: TableView  # as it stands at the last step
+    values: Mapping[str, Any]  # steps; x of each cursor at every step; cells of each row at every step
+
+    @property
+    def last(self) -> int:
+        return len(self.values["steps"]) - 1
+
+
+@dataclass(frozen=True)
 class FigureView:
     """A figure for wide pages and for phones."""
 
@@ -72,6 +95,8 @@ class FigureView:
     caption: str
     wide: Markup
     narrow: Markup
+    texts: tuple[str, ...]  # of the values that can be pointed at
+    slider: Slider | None = None
 
 
 @dataclass(frozen=True)
@@ -86,14 +111,22 @@ class FailureView:
     error: str
 
 
-def render(table: pd.DataFrame, plan: Mapping[str, Any], sweep_text: str, *, provenance: Mapping[str, str]) -> str:
+def render(
+    found: figures.Evidence,
+    plan: Mapping[str, Any],
+    sweep_text: str,
+    *,
+    provenance: Mapping[str, str],
+    cost: Sequence[Cost] = (),
+) -> str:
     """The report as HTML.
 
     Args:
-        table: the results table (`results.COLUMNS`), empty or unfinished as it may be.
+        found: what the sweep has measured, empty or unfinished as it may be.
         plan: what `Plan.as_json` wrote.
         sweep_text: the sweep file as its author wrote it.
         provenance: what else to say about where the results come from, for example revision, command, storage.
+        cost: what its stages took.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -106,19 +139,25 @@ def render(table: pd.DataFrame, plan: Mapping[str, Any], sweep_text: str, *, pro
     )
     environment.filters["sentence"] = sentence
     labels = {trial["digest"][:12]: trial["design"]["label"] for trial in plan["trials"]}
-    whole, table = table, gaps.primary(table)
+    whole, table = found.table, gaps.primary(found.table)
+    said = find(whole)
+    script = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
     return environment.get_template("page.html.jinja").render(
         sweep=plan["sweep"],
         question=plan.get("question") or plan["sweep"],
         facts=facts(table, plan),
-        headline=gaps.headline(table),
+        answer=answer_lines(said, table),
         missing=gaps.missing(table),
         num_rows=len(table),
-        figures=figure_views(table),
+        figures=figure_views(found),
+        findings=findings_view(said),
+        claims=claims_view(whole) if len(whole) else None,
         summaries=[*summary_views(table), *science_views(whole)],
         results=results_view(table),
         failures=failure_views(table, labels),
         pending=sorted({labels.get(t, t) for t in table["trial"][gaps.reasons(table) == "pending"].dropna()}),
+        cost=cost_view(cost),
+        spent=spent_lines(cost),
         direct_kind=plan["direct_kind"],
         direct_meaning=DIRECT_KINDS.get(plan["direct_kind"], ""),
         protocol=str(plan["protocol"]).replace("_", " "),
@@ -128,11 +167,13 @@ def render(table: pd.DataFrame, plan: Mapping[str, Any], sweep_text: str, *, pro
         digests=[(trial["digest"], trial["design"]["label"]) for trial in plan["trials"]],
         sweep_text=sweep_text,
         colours=dict(enumerate(figures.SERIES, start=1)),
+        script=Markup(script),
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 
 def sentence(text: str) -> Markup:
-    """A sentence of `gaps.headline` as HTML: names between backticks as code, numbers that do not break."""
+    """A sentence of `find` as HTML: names between backticks as code, numbers that do not break."""
     whole = re.compile(r"(\[[^\]]*\]|n = \d+(?: and \d+)* seeds?)")
     found = Markup("")
     for number, part in enumerate(printable(text).split("`")):
@@ -160,29 +201,128 @@ def _counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+# The answer
+
+
+def answer_lines(said: Findings, table: pd.DataFrame) -> list[str]:
+    """The answer in sentences, or why there is none."""
+    if statements := answer(said):
+        return [one.sentence for one in statements]
+    if table.empty:
+        return ["The table has no rows."]
+    if table["gap"].notna().any():
+        why = gaps.listed([f"{count} {reason}" for reason, count in said.left_out.items()])
+        return [f"Nothing can be said: of {said.rows} rows, {why}. Two seeds have an interval; three are tested."]
+    return [f"No gap has been measured: of {len(table)} rows, {gaps.missing(table)}."]
+
+
+def findings_view(said: Findings) -> TableView | None:
+    """Every statement, the most important first."""
+    if not said.statements:
+        return None
+    header = ("kind", "statement", "effect, points", "95 % interval", "seeds", "adjusted p")
+    rows = tuple(
+        (
+            one.kind.lower().replace("_", " "),
+            one.sentence.replace("`", ""),
+            *map(figures.typeset, (gaps.points(one.effect), gaps.interval(one.low, one.high, one.n))),
+            str(one.n),
+            "-" if one.p is None else f"{one.p:.2g}",
+        )
+        for one in said
+    )
+    left_out = gaps.listed([f"{count} {reason}" for reason, count in said.left_out.items()])
+    remark = (
+        f"Of these statements, {100 * said.alpha:g}\u00a0% at most are expected to be wrong; a loss that matters is "
+        f"{100 * said.margin:g} points. Intervals are for each alone."
+        + (f" Of {said.rows} rows these speak of all but {left_out}." if left_out else "")
+    )
+    numeric = (False, False, True, True, True, True)
+    return TableView("statements", "What the results show, the most important first", header, numeric, rows, remark)
+
+
 # Figures
 
 
-def figure_views(table: pd.DataFrame) -> list[FigureView]:
-    """The figures that the table can fill."""
+def figure_views(found: figures.Evidence) -> list[FigureView]:
+    """The figures that the evidence can fill, the one that answers the question first."""
+    views = []
+    for kind in figures.FIGURES.values():
+        try:
+            data = kind.data(found)
+        except figures.Refused:
+            continue
+        views.append(_figure(kind, data))
+    weights = gaps.primary(found.table)["weight"].nunique()
+    first = [name for name in MAIN if weights > 2 or name != "gap-by-weight"]
+    return sorted(views, key=lambda view: first.index(view.anchor) if view.anchor in first else len(first))
+
+
+def _figure(kind: figures.Kind, data: pd.DataFrame) -> FigureView:
+    caption = kind.caption(data)
+    slider = _slider(data) if kind.name == "trajectories" else None
+    drawn = {}
+    for width in ("wide", "narrow"):
+        figure = kind.draw(data, narrow=width == "narrow")
+        if slider:
+            slider.values["x"].update(_cursors(figure, slider.values["steps"], width))
+        drawn[width] = inline_svg(figure, f"{kind.name}-{width}", f"{kind.title}. {caption}")
+    return FigureView(kind.name, kind.title, caption, drawn["wide"], drawn["narrow"], value_texts(data), slider)
+
+
+def value_texts(data: pd.DataFrame) -> tuple[str, ...]:
+    """What is said of every row of a figure's data where it is pointed at: its place, its mean, interval and seeds."""
+    mean = next((name for name in map(str, data.columns) if re.fullmatch(MEAN, name)), None)
+    if mean is None:
+        return ()
+    what, _, unit = mean.partition("_")
+    low, high = (f"{end}_{unit}" if unit else end for end in ("low", "high"))
+    digits, spoken = (1, f" {UNITS[unit]}") if unit else (2, "")
     found = []
-    if table["gap"].notna().any():
-        found += [
-            _figure(table, figures.gap_by_weight, "Gap by weight", weight_caption(table)),
-            _figure(table, figures.gap_heatmap, "Gap by mixture and component", heatmap_caption(table)),
-        ]
-    if table["transfer_accuracy"].notna().any():
-        found.append(_figure(table, figures.accuracies, "Accuracies behind the gap", accuracy_caption(table)))
-    return found
+    for row in data.to_dict("records"):
+        place = [str(row[name]) for name in PLACE if name in row and isinstance(row[name], str) and row[name]]
+        place += [f"weight {gaps.level('weight', row['weight'])}"] if "weight" in row else []
+        spread = "" if pd.isna(row[low]) else f" [{row[low]:.{digits}f}, {row[high]:.{digits}f}]"
+        value = "none" if pd.isna(row[mean]) else f"{row[mean]:.{digits}f}{spoken}{spread}, n = {row['n']}"
+        found.append(f"{', '.join(place)}: {what} {figures.typeset(value)}")
+    return tuple(found)
 
 
-def _figure(table: pd.DataFrame, draw: Callable[..., Figure], title: str, caption: str) -> FigureView:
-    anchor = draw.__name__.replace("_", "-")
-    wide, narrow = (
-        inline_svg(draw(table, narrow=narrow), f"{anchor}-{'narrow' if narrow else 'wide'}", f"{title}. {caption}")
-        for narrow in (False, True)
+def _slider(data: pd.DataFrame) -> Slider:
+    """The values of every curve at every step, the last one first shown."""
+    steps = sorted(int(step) for step in data["step"].unique())
+    quantities = list(dict.fromkeys(data["quantity"]))
+    names = [name for name in ("panel", "line") if data[name].nunique() > 1] + ["component"]
+    curves = list(dict.fromkeys(data[names].itertuples(index=False, name=None)))
+    texts = {
+        (tuple(row[name] for name in names), int(row["step"]), row["quantity"]): _mean_and_interval(
+            pd.Series(row), 1 if row["quantity"] == "accuracy" else 2
+        )
+        for row in data.to_dict("records")
+    }
+    cells = [[[texts.get((curve, step, what), "-") for what in quantities] for step in steps] for curve in curves]
+    seeds = data.groupby(names, sort=False)["n"].max().astype(str).tolist()
+    header = (
+        *(name if name == "component" else "" for name in names),
+        "seeds",
+        *(SLIDER_HEADERS[q] for q in quantities),
     )
-    return FigureView(anchor, title, caption, wide, narrow)
+    rows = tuple((*curve, n, *steps_of[-1]) for curve, n, steps_of in zip(curves, seeds, cells, strict=True))
+    numeric = (*[False] * len(names), *[True] * (1 + len(quantities)))
+    table = TableView("trajectory-values", "The values at that step", header, numeric, rows)
+    return Slider(table, {"steps": steps, "x": {}, "cells": cells})
+
+
+def _cursors(figure: Figure, steps: Sequence[int], width: str) -> dict[str, list[float]]:
+    """Draw a line at the last step into every panel; where it stands at each step, in the units of the drawing."""
+    found = {}
+    lines = [axes.axvline(steps[-1], color=figures.INK, linewidth=0.8, zorder=5) for axes in figure.axes]
+    figures.settle(figure)
+    for number, (axes, line) in enumerate(zip(figure.axes, lines, strict=True)):
+        line.set_gid(f"cursor-{number}")
+        pixels = axes.transData.transform([(step, 1.0) for step in steps])[:, 0]
+        found[f"{width}-{number}"] = [round(72 * float(x) / figure.dpi, 2) for x in pixels]
+    return found
 
 
 def inline_svg(figure: Figure, prefix: str, description: str) -> Markup:
@@ -198,39 +338,13 @@ def inline_svg(figure: Figure, prefix: str, description: str) -> Markup:
 
 def _adapted(tag: str, prefix: str) -> str:
     tag = re.sub(r"font-family: [^;\"]*;? ?", "", tag)
+    tag = re.sub(r'\bid="row-(\d+)"', r'data-row="\1"', tag)
+    tag = re.sub(r'\bid="cursor-(\d+)"', rf'data-cursor="{prefix.rpartition("-")[2]}-\1"', tag)
     tag = re.sub(r'\bid="', f'id="{prefix}-', tag)
     tag = tag.replace('href="#', f'href="#{prefix}-').replace("url(#", f"url(#{prefix}-")
     for colour, variable in figures.PAGE_COLOURS.items():
         tag = tag.replace(f": {colour}", f": var({variable})")
     return tag
-
-
-def weight_caption(table: pd.DataFrame) -> str:
-    return (
-        "Each point is the mean gap of a component over seeds at one weight in the mixture, its whisker the "
-        "95\u00a0% interval, the faint points single seeds. Above 0 the mixture lost something. Lines join means "
-        "and are no fit." + _averaged(figures.facets(table).averaged)
-    )
-
-
-def heatmap_caption(table: pd.DataFrame) -> str:
-    scope = figures.heatmap_scope(table)
-    left_out = f" {_counted(scope.left_out, 'mixture')} that lose least are left out." if scope.left_out else ""
-    return (
-        "Gap in points with its 95\u00a0% interval, a row for each mixture, a column for each component. Hatched: the "
-        "interval contains 0. Grey: no gap, with the reason. A star: rows of that cell were left out."
-        + _averaged(scope.averaged)
-        + left_out
-    )
-
-
-def accuracy_caption(table: pd.DataFrame) -> str:
-    return (
-        "Test accuracy of the same probe on the mixture's features (transfer), on those of direct training, and on "
-        "the features at their random initialisation, mean and 95\u00a0% interval over seeds. The shaded distance from "
-        "direct down to transfer is the gap; where transfer lies below random init, the mixture suppressed what the "
-        "component needs." + _averaged(gaps.other_axes(table))
-    )
 
 
 def _averaged(axes: Sequence[str]) -> str:
@@ -253,7 +367,7 @@ def summary_views(table: pd.DataFrame) -> list[TableView]:
 
 
 def science_views(table: pd.DataFrame) -> list[TableView]:
-    """The loss ladder, protocols, retention, the analysis and the claims, as far as the sweep has measured them."""
+    """The loss ladder, protocols, retention and the analysis, as far as the sweep has measured them."""
     if table.empty:
         return []
     found = []
@@ -261,7 +375,7 @@ def science_views(table: pd.DataFrame) -> list[TableView]:
         found += [ladder_view(table), protocols_view(table)]
     if table["retention"].notna().any() or table["effective_rank"].notna().any():
         found.append(retention_view(gaps.primary(table)))
-    return [*found, *map(section_view, summary.summary(table)), claims_view(table)]
+    return [*found, *map(section_view, summary.summary(table))]
 
 
 def ladder_view(table: pd.DataFrame) -> TableView:
@@ -416,7 +530,7 @@ def _plain(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
 
 
-# Failures and provenance
+# Failures, cost and provenance
 
 
 def failure_views(table: pd.DataFrame, labels: Mapping[str, str]) -> list[FailureView]:
@@ -443,6 +557,46 @@ def _listed(values: Iterable[Any]) -> str:
 def _end(error: str) -> str:
     error = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", error)  # colours of a terminal
     return error if len(error) <= ERROR_CHARACTERS else f"… {error[-ERROR_CHARACTERS:]}"
+
+
+def cost_view(cost: Sequence[Cost]) -> TableView | None:
+    """What the stages of each kind took, and what was spared."""
+    if not cost:
+        return None
+    header = (
+        *("stage", "device", "different", "computed here", "asked for"),
+        *("spent, h", "spared by sharing, h", "spared by the store, h"),
+    )
+    rows = tuple(
+        (
+            *(one.kind, one.device, *(f"{count:,}" for count in (one.stages, one.computed, one.asked))),
+            *(_hours(seconds) for seconds in (one.spent_s, one.shared_s, one.found_s)),
+        )
+        for one in cost
+    )
+    remark = (
+        "Hours of the stages on their device, without start-up, waiting, and work that a kill threw away. Sharing: "
+        "trials that ask for the same stage get the same one. Store: stages that earlier sweeps had computed; what a "
+        "measurement took is only written down by the sweep that made it, so this is a lower bound."
+    )
+    return TableView("costs", "What the stages took", header, (False, False, *[True] * 6), rows, remark)
+
+
+def spent_lines(cost: Sequence[Cost]) -> list[str]:
+    """Per device, what was spent and what was spared."""
+    lines = []
+    for device in dict.fromkeys(one.device for one in cost):
+        of = [one for one in cost if one.device == device]
+        spent, shared, had = (sum(getattr(one, name) for one in of) for name in ("spent_s", "shared_s", "found_s"))
+        lines.append(
+            f"This sweep spent {_hours(spent)} hours of {device}. Trials that share stages spared {_hours(shared)} "
+            f"hours, stages that the store had {_hours(had)}."
+        )
+    return lines
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:,.3g}" if seconds < 3600 * 1000 else f"{seconds / 3600:,.0f}"
 
 
 def origin(table: pd.DataFrame, provenance: Mapping[str, str]) -> list[tuple[str, str]]:

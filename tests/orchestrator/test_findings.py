@@ -17,7 +17,7 @@ from scipy import stats
 
 from orchestrator import results
 from orchestrator.analysis import Finding, Findings, find
-from orchestrator.analysis.findings import ALONE, CONTROL, ITSELF, evidence
+from orchestrator.analysis.findings import ALONE, CONTROL, ITSELF, answer, evidence
 from orchestrator.analysis.statistics import smallest_detectable
 from orchestrator.cli import bottleneck
 
@@ -297,6 +297,24 @@ def test_rows_of_another_sweep_change_nothing_in_this_one():
 
 
 # Noise
+
+
+def test_the_answer_is_what_is_lost_what_changes_that_and_what_to_do_about_it():
+    found = find(planted())
+    lost, changes, advice = answer(found)
+    assert lost == of(found, "LOSS")[0]
+    assert "at width 0.25, the mixture loses 5.6 points" in without_noise(lost)
+    assert lost.components == advice.components == ("digits",)
+    assert changes.kind in ("RECOVERY", "COST", "INTERACTION")
+    assert advice.kind == "RECOMMENDATION"
+
+
+def test_where_nothing_is_lost_the_answer_says_so_and_from_one_seed_there_is_none():
+    table = noise(0)
+    lost, *rest = answer(find(table, margin=0.2))
+    assert lost.kind == "EQUIVALENCE"
+    assert [one.verdict for one in rest][-1].startswith("serve")
+    assert answer(find(table[table["seed"] == 1])) == ()
 
 
 def draws(number: int, start: int, gap: float = 0.0) -> pd.DataFrame:

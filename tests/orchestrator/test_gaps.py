@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from gap_tables import SEQUENTIAL, Row, row, three_components, two_views
+from gap_tables import Row, row, three_components, two_views
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -203,87 +203,6 @@ def test_the_terminal_table_has_the_axes_that_vary_and_the_reasons_of_missing_ro
 
 def test_one_seed_is_said_where_the_interval_would_stand():
     assert gaps.summary_rows(table(row()))[1][3] == "one seed"
-
-
-# The answer
-
-
-def test_the_headline_tells_the_planted_story_of_two_views():
-    hard, both, suppressed = gaps.headline(table(*two_views(noise=0.0)))
-    assert hard == "`hard` loses 43.7 points [43.7, 43.7] at weight 0 and 1.3 [1.3, 1.3] at weight 0.5 (n = 3 seeds)."
-    assert both.startswith("No other loss is distinguishable from 0: the largest is 0.0 points")
-    assert suppressed == (
-        "`hard` is served worse at weight 0 than by random features, by 13.2 points [13.2, 13.2] (n = 3 seeds)."
-    )
-
-
-def test_the_headline_names_the_axis_that_matters_most_and_pairs_it():
-    worst, others, axis = gaps.headline(table(*three_components()))
-    assert worst.startswith(("`kana` loses", "`digits` loses"))
-    assert "at weight 0 and" in worst
-    assert "n = 3 seeds; mean over 2 orderings and 2 widths" in worst
-    assert others.startswith("Of the others, ")
-    assert axis.startswith("`clothes` loses ")
-    assert f"with ordering `{SEQUENTIAL}` than with ordering `shuffled` (n = 3 seeds; 18 pairs of rows" in axis
-
-
-def test_an_axis_effect_is_paired_within_seeds_so_that_seeds_may_differ_much():
-    rows = [row(gap=g, seed=s) for s, g in enumerate((0.0, 0.2, 0.4))]
-    rows += [row(gap=g + 0.05, seed=s, width=2.0, trial="b" * 12) for s, g in enumerate((0.0, 0.2, 0.4))]
-    sentences = gaps.headline(table(*rows))
-    assert (
-        "`hard` loses 5.0 points more [5.0, 5.0] with width 2 than with width 1 (n = 3 seeds; 3 pairs" in sentences[1]
-    )
-
-
-def test_an_axis_that_never_varies_alone_is_not_compared():
-    rows = seeds(0.1, 0.2, 0.3) + seeds(0.4, 0.5, 0.6, width=2.0, steps=4000, trial="b" * 12)
-    assert len(gaps.headline(table(*rows))) == 1
-
-
-def test_one_seed_is_said_in_every_sentence():
-    sentences = gaps.headline(table(*two_views(seeds=[1])))
-    assert sentences
-    assert all("n = 1 seed, no seed uncertainty" in sentence for sentence in sentences)
-    assert not any("[" in sentence for sentence in sentences)
-
-
-def test_no_loss_is_claimed_that_the_interval_does_not_separate_from_0():
-    (sentence,) = gaps.headline(table(*seeds(-0.01, 0.0, 0.02)))
-    assert sentence.startswith("No loss is distinguishable from 0: the largest gap is 0.3 points [-3.5, 4.1]")
-    (gained,) = gaps.headline(table(row(gap=-0.1, random_init=0.2)))
-    assert gained.startswith("Nothing was lost: the largest gap is -10.0 points")
-
-
-def test_unequal_groups_and_missing_rows_are_said():
-    rows = [row | {"status": "failed"} if row["weight"] == 0.5 and row["seed"] == 3 else row for row in two_views()]
-    first = gaps.headline(table(*rows))[0]
-    assert first.endswith("(n = 3 and 2 seeds; left out: 1 failed; unequal designs or seeds).")
-
-
-def test_a_table_without_gaps_says_why():
-    rows = [row(status="pending"), row(status="pending", seed=2), row(status="failed", seed=3), row(gap=None, seed=4)]
-    assert gaps.headline(table(*rows)) == [
-        "No gap has been measured: of 4 rows, 1 failed, 2 pending, 1 without a baseline."
-    ]
-    assert gaps.headline(results.table([])) == ["The table has no rows."]
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.data())
-def test_every_sentence_has_its_interval_and_its_number_of_seeds(data):
-    rows = [
-        row(gap=data.draw(st.floats(-0.3, 0.6)), seed=seed, width=width, trial=f"{width}", component=component)
-        | {"status": data.draw(st.sampled_from(["ok", "ok", "ok", "failed"]))}
-        for seed in range(data.draw(st.integers(1, 3)))
-        for width in (1.0, 2.0)
-        for component in ("a", "b")
-    ]
-    sentences = gaps.headline(table(*rows))
-    assert 1 <= len(sentences) <= 3
-    for sentence in sentences:
-        measured = "(n = " in sentence and ("[" in sentence or "no seed uncertainty" in sentence)
-        assert measured or sentence.startswith("No gap has been measured")
 
 
 def test_analysis_and_report_load_neither_torch_nor_ray():

@@ -1,5 +1,6 @@
 """A sweep from its file to its report, with a real Ray and a real MLflow: run, run again. Faults: tests/faults."""
 
+import html
 import json
 import re
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from command_line import bottleneck
+from scipy import stats
 
 from orchestrator.journal import Journal, UnknownSweep
 from orchestrator.results import COLUMNS, COST_COLUMNS, load
@@ -243,6 +245,55 @@ def test_status_and_report_read_the_store(finished):
     (storage / "sweeps/small/report.html").unlink()
     assert bottleneck("report", "small", "--storage", storage).stdout.strip().endswith("report.html")
     assert (storage / "sweeps/small/report.html").exists()
+
+
+def table_of(page, anchor):
+    """The cells of a table of the report by the names of their columns."""
+    whole = html.unescape(page).replace("−", "-").replace("\u00a0", " ")
+    whole = whole[whole.index(f'<table id="{anchor}">') :].partition("</table>")[0]
+    header = [re.sub(r"<.*?>", "", found) for found in re.findall(r"<th scope=\"col\".*?</th>", whole)]
+    lines = re.findall(r"<tr>(<th scope=\"row\".*?)</tr>", whole)
+    return [dict(zip(header, re.findall(r">([^<]*)</t[hd]>", line), strict=True)) for line in lines]
+
+
+def test_report_command_line_python_and_mlflow_agree_to_the_last_digit_printed(finished):
+    storage, path, _ = finished
+    shown = bottleneck("run", path, "--storage", storage).stdout
+    page = (storage / "sweeps/small/report.html").read_text()
+    table = load("small", storage=str(storage))
+    design = ["component", "weight", "ordering", "width"]
+
+    # By hand: the mean over seeds, and Student's t with n - 1 degrees of freedom.
+    lines = {}
+    for (component, weight, ordering, width), rows in table.groupby(design):
+        gap = 100 * rows["gap"].to_numpy(dtype=float)
+        half = stats.t.ppf(0.975, len(gap) - 1) * gap.std(ddof=1) / len(gap) ** 0.5
+        key = (component, f"{weight:.3g}", ordering, f"{width:.4g}")
+        ends = (f"{end:.1f}".replace("-0.0", "0.0") for end in (gap.mean() - half, gap.mean() + half))
+        lines[key] = (f"{gap.mean():.1f}".replace("-0.0", "0.0"), f"[{', '.join(ends)}]")
+    assert len(lines) == 16
+
+    in_report = {
+        tuple(row[name] for name in design): (row["gap, points"], row["95 % interval"])
+        for row in table_of(page, "by-weight")
+    }
+    assert in_report == lines
+    for key, (gap, interval) in lines.items():
+        (line,) = [
+            one
+            for one in shown.splitlines()
+            if one.split()[:2] == list(key[:2]) and key[2] in one and f" {key[3]} " in one and gap in one
+        ]
+        assert f"{gap}  {interval}" in re.sub(r" {2,}", "  ", line)
+
+    by_trial = {(row["trial"], row["component"]): row["gap, points"] for row in table_of(page, "results")}
+    for run in runs_in_mlflow(storage):
+        if "mlflow.parentRunId" in run.data.tags:
+            trial = run.data.tags["bottleneck.digest"][:12]
+            for component in ("digits", "odd"):
+                gap = f"{100 * run.data.metrics[f'gap/{component}']:.1f}".replace("-0.0", "0.0")
+                assert gap == by_trial.pop((trial, component))
+    assert by_trial == {}
 
 
 def test_a_table_in_python_can_be_filtered(finished):
