@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,23 +166,19 @@ def _counted(number: int, noun: str) -> str:
 def figure_views(table: pd.DataFrame) -> list[FigureView]:
     """The figures that the table can fill."""
     found = []
-    if table["gap"].notna().any():
-        found += [
-            _figure(table, figures.gap_by_weight, "Gap by weight", weight_caption(table)),
-            _figure(table, figures.gap_heatmap, "Gap by mixture and component", heatmap_caption(table)),
-        ]
-    if table["transfer_accuracy"].notna().any():
-        found.append(_figure(table, figures.accuracies, "Accuracies behind the gap", accuracy_caption(table)))
+    for name in ("gap-by-weight", "gap-by-mixture", "accuracies"):
+        kind = figures.FIGURES[name]
+        try:
+            data = kind.data(figures.Evidence(table))
+        except figures.Refused:
+            continue
+        caption = kind.caption(data)
+        wide, narrow = (
+            inline_svg(kind.draw(data, narrow=narrow), f"{name}-{width}", f"{kind.title}. {caption}")
+            for narrow, width in ((False, "wide"), (True, "narrow"))
+        )
+        found.append(FigureView(name, kind.title, caption, wide, narrow))
     return found
-
-
-def _figure(table: pd.DataFrame, draw: Callable[..., Figure], title: str, caption: str) -> FigureView:
-    anchor = draw.__name__.replace("_", "-")
-    wide, narrow = (
-        inline_svg(draw(table, narrow=narrow), f"{anchor}-{'narrow' if narrow else 'wide'}", f"{title}. {caption}")
-        for narrow in (False, True)
-    )
-    return FigureView(anchor, title, caption, wide, narrow)
 
 
 def inline_svg(figure: Figure, prefix: str, description: str) -> Markup:
@@ -203,34 +199,6 @@ def _adapted(tag: str, prefix: str) -> str:
     for colour, variable in figures.PAGE_COLOURS.items():
         tag = tag.replace(f": {colour}", f": var({variable})")
     return tag
-
-
-def weight_caption(table: pd.DataFrame) -> str:
-    return (
-        "Each point is the mean gap of a component over seeds at one weight in the mixture, its whisker the "
-        "95\u00a0% interval, the faint points single seeds. Above 0 the mixture lost something. Lines join means "
-        "and are no fit." + _averaged(figures.facets(table).averaged)
-    )
-
-
-def heatmap_caption(table: pd.DataFrame) -> str:
-    scope = figures.heatmap_scope(table)
-    left_out = f" {_counted(scope.left_out, 'mixture')} that lose least are left out." if scope.left_out else ""
-    return (
-        "Gap in points with its 95\u00a0% interval, a row for each mixture, a column for each component. Hatched: the "
-        "interval contains 0. Grey: no gap, with the reason. A star: rows of that cell were left out."
-        + _averaged(scope.averaged)
-        + left_out
-    )
-
-
-def accuracy_caption(table: pd.DataFrame) -> str:
-    return (
-        "Test accuracy of the same probe on the mixture's features (transfer), on those of direct training, and on "
-        "the features at their random initialisation, mean and 95\u00a0% interval over seeds. The shaded distance from "
-        "direct down to transfer is the gap; where transfer lies below random init, the mixture suppressed what the "
-        "component needs." + _averaged(gaps.other_axes(table))
-    )
 
 
 def _averaged(axes: Sequence[str]) -> str:

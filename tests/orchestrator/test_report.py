@@ -7,14 +7,10 @@ from collections import Counter
 from html.parser import HTMLParser
 from typing import Any
 
-import numpy as np
 import pytest
-from gap_tables import PROVENANCE, Row, mixture_label, plan_of, row, three_components, two_views
-from matplotlib.colors import to_hex
-from matplotlib.patches import Rectangle
+from gap_tables import PROVENANCE, Row, plan_of, row, two_views
 
 from orchestrator import report, results
-from orchestrator.analysis import gaps
 from orchestrator.report import figures, page
 
 EVIL = "<script>document.title='owned'</script>"
@@ -89,7 +85,7 @@ def test_the_page_gives_question_answer_figures_numbers_failures_and_provenance(
     ):
         assert expected in text
     assert [h["id"] for h in two_views_page.all("section")] == [
-        *("answer", "figure-gap-by-weight", "figure-gap-heatmap", "figure-accuracies"),
+        *("answer", "figure-gap-by-weight", "figure-gap-by-mixture", "figure-accuracies"),
         *("numbers", "failures", "reading", "provenance"),
     ]
 
@@ -206,129 +202,3 @@ def test_numbers_have_a_true_minus_sign_and_names_keep_their_hyphens():
     assert page.sentence("`a-1` loses -0.4 [-1.2, 0.3]") == (
         '<code>a-1</code> loses −0.4 <span class="whole">[−1.2, 0.3]</span>'
     )
-
-
-# The figures
-
-
-def heat_cells(rows: list[Row], **options: Any) -> tuple[list[Rectangle], list[str]]:
-    (axes,) = figures.gap_heatmap(results.table(rows), **options).axes
-    boxes = [patch for patch in axes.patches if isinstance(patch, Rectangle) and patch.get_height() > 0.3]
-    return boxes, [text.get_text() for text in axes.texts]
-
-
-def test_the_lines_are_the_means_of_the_table():
-    table = results.table(two_views())
-    (axes,) = figures.gap_by_weight(table).axes
-    found = gaps.by_weight(table)
-    for component in ("both", "hard"):
-        expected = 100 * found[found["component"] == component]["gap"].to_numpy(dtype=float)
-        assert any(len(line.get_ydata()) == 6 and np.allclose(line.get_ydata(), expected) for line in axes.lines), (
-            component
-        )
-
-
-def test_small_weights_are_spread_by_their_square_root_and_the_axis_says_so():
-    figure = figures.gap_by_weight(results.table(two_views()))
-    assert figure.get_supxlabel() == "weight in the mixture, square-root scale"
-    assert figures.gap_by_weight(results.table(three_components())).get_supxlabel() == "weight in the mixture"
-
-
-def test_axes_that_vary_become_panels_and_line_styles_and_the_rest_is_averaged():
-    rows = [r | {"steps": s, "trial": f"{r['trial'][:8]}{s}"} for r in three_components() for s in (1000, 2000)]
-    table = results.table(rows)
-    assert figures.facets(table) == figures.Facets("ordering", "width", ("steps",))
-    panels = figures.gap_by_weight(table).axes
-    assert [axes.get_title(loc="left") for axes in panels] == [
-        "ordering: shuffled",
-        "ordering: clothes then digits then kana",
-    ]
-    assert "Averaged within each seed over numbers of steps." in page.weight_caption(table)
-
-
-def test_the_axis_with_most_values_gets_the_panels():
-    rows = [row(width=w, architecture=a, trial=f"{w}{a}") for w in (0.25, 0.5, 1, 2, 4) for a in ("mlp", "cnn")]
-    assert figures.facets(results.table(rows)) == figures.Facets("width", "architecture", ())
-
-
-def test_two_seeds_far_apart_do_not_squash_the_rest():
-    (axes,) = figures.gap_by_weight(results.table([row(gap=0.1, seed=1), row(gap=0.2, seed=2)])).axes
-    assert axes.get_ylim()[1] < 45  # the interval reaches 78.5
-
-
-def test_cells_show_the_gap_with_its_interval_and_a_loss_is_red():
-    boxes, texts = heat_cells([row(gap=g, seed=s) for s, g in ((1, 0.30), (2, 0.31), (3, 0.32))])
-    assert "31.0" in texts
-    assert "[28.5, 33.5]" in texts
-    red, _, blue, _ = boxes[0].get_facecolor()
-    assert red > blue
-    gained, _ = heat_cells([row(gap=-0.3, seed=s, random_init=0.2) for s in (1, 2)])
-    red, _, blue, _ = gained[0].get_facecolor()
-    assert blue > red
-
-
-def test_a_cell_is_hatched_exactly_where_its_interval_as_printed_contains_0():
-    rows = [row(gap=g, seed=s) for s, g in ((1, -0.01), (2, 0.02))]
-    rows += [row(gap=g, seed=s, component="both") for s, g in ((1, 0.10), (2, 0.11))]
-    rows += [row(gap=g, seed=s, component="kana") for s, g in ((1, 0.00129), (2, 0.00111))]  # printed [0.0, 0.2]
-    boxes, texts = heat_cells(rows)
-    assert [bool(box.get_hatch()) for box in boxes] == [True, False, True]
-    assert "[0.0, 0.2]" in texts
-
-
-def test_a_cell_without_a_gap_is_grey_and_says_why():
-    boxes, texts = heat_cells([row(), row(component="both", status="diverged"), row(component="kana", gap=None)])
-    assert [to_hex(box.get_facecolor()) == figures.MISSING for box in boxes] == [False, True, True]
-    assert "diverged" in texts
-    assert "without a baseline" in texts
-
-
-def test_a_cell_that_rows_were_left_out_of_has_a_star():
-    _, texts = heat_cells([row(gap=0.1), row(gap=0.1, seed=2), row(seed=3, status="failed")])
-    assert "10.0*" in texts
-
-
-def test_a_single_mixture_leaves_the_rows_to_the_other_axes():
-    _, texts = heat_cells([row(width=width, trial=f"{width}") for width in (0.5, 1.0)])
-    assert "width: 0.5" in texts
-    assert not any("both" in text for text in texts)
-
-
-def test_more_designs_than_a_heat_map_holds_are_averaged_and_said():
-    table = results.table([r | {"steps": s} for r in three_components() for s in range(1, 9)])
-    scope = figures.heatmap_scope(table)
-    assert (scope.axes, scope.averaged) == (("ordering", "width"), ("steps",))
-    assert "Averaged within each seed over numbers of steps." in page.heatmap_caption(table)
-
-
-def test_more_mixtures_than_a_heat_map_holds_leave_those_that_lose_most():
-    rows = [
-        row(gap=n / 100, mixture=mixture_label({"a": n / 100, "b": 1 - n / 100}), trial=f"{n:012x}")
-        for n in range(1, 61)
-    ]
-    scope = figures.heatmap_scope(results.table(rows))
-    assert (len(scope.mixtures), scope.left_out) == (48, 12)
-    assert scope.mixtures[0].startswith("a 13 %")
-
-
-@pytest.mark.parametrize("draw", [figures.gap_by_weight, figures.gap_heatmap, figures.accuracies])
-@pytest.mark.parametrize("narrow", [False, True])
-def test_any_name_can_be_drawn(draw, narrow):
-    names = ("$x$ and $", "仮名", "a" * 80, EVIL_NAME, "_^\\frac{1}")
-    rows = [row(component=name, mixture=f"{name} 100 %", ordering=f"{name} first", trial=name[:12]) for name in names]
-    text = figures.svg(draw(results.table(rows), narrow=narrow))
-    assert "仮名" in text
-    assert "<img" not in text
-    assert text == figures.svg(draw(results.table(rows), narrow=narrow))
-
-
-@pytest.mark.parametrize("draw", [figures.gap_by_weight, figures.gap_heatmap, figures.accuracies])
-@pytest.mark.parametrize("rows", [[row(status="pending")], [row(gap=None)], [row()]])
-def test_a_table_with_hardly_a_number_can_be_drawn(draw, rows):
-    assert figures.svg(draw(results.table(rows))).startswith("<svg")
-
-
-def test_figures_for_phones_are_as_wide_as_a_phone():
-    table = results.table(three_components())
-    for draw in (figures.gap_by_weight, figures.gap_heatmap, figures.accuracies):
-        assert 96 * draw(table, narrow=True).get_figwidth() < 358  # 390 pixels without the page's margins

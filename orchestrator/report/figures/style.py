@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.textpath import TextToPath
+from matplotlib.transforms import ScaledTranslation
 
 from orchestrator.analysis import gaps
 
@@ -31,7 +32,7 @@ INK, MUTED, RULE, MISSING = "#1c2126", "#5c6670", "#d8dde3", "#e7eaee"
 # Told apart with any colour vision and at 3:1 on white or more; markers tell components apart without colour.
 SERIES = ("#0b6cb0", "#c8500a", "#0a7d5f", "#a8458f", "#8a6a00", "#4b5563")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
-LINE_STYLES = ("-", "--", ":", "-.")
+LINE_STYLES: Any = ("-", "--", ":", "-.")
 PAGE_COLOURS = {
     INK: "--ink",
     MUTED: "--muted",
@@ -45,7 +46,8 @@ DARK_TEXT, LIGHT_TEXT, HATCH = "#14171a", "#ffffff", "#c3c9cf"  # on those colou
 
 WIDE, NARROW = 8.6, 3.7  # inches; 826 and 355 CSS pixels
 MOST_PANELS = 9
-LONGEST_NAME = 28  # characters, in a legend or a column
+LONGEST_NAME = 28  # characters, in a column or the legend of components
+LONGEST_KEY = 44  # of what else varies, which often differs at its end
 CHARACTERS_PER_INCH = 12.0  # of bold text
 
 STYLE: Any = {
@@ -93,20 +95,92 @@ def svg(figure: Figure) -> str:
     return re.sub(r"<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
 
 
-def panel_grid(count: int, *, narrow: bool) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` panels with common axes, beside each other where there is room."""
+def panel_grid(
+    count: int, *, narrow: bool, height: float | None = None, sharex: bool = True, sharey: bool = True
+) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels, beside each other where there is room, with common axes.
+
+    Args:
+        height: of a panel, in inches.
+    """
     columns = 1 if narrow else min(count, 3)
     lines = math.ceil(count / columns)
-    height = 3.2 if count == 1 and not narrow else 2.5  # inches
+    height = height or (3.2 if count == 1 and not narrow else 2.5)
     figure = Figure(figsize=(NARROW if narrow else WIDE, height * lines + 0.4), layout="constrained")
-    panels = list(figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat)
+    panels = list(figure.subplots(lines, columns, sharex=sharex, sharey=sharey, squeeze=False).flat)
     for axes in panels[:count]:
-        axes.grid(axis="y", color=RULE, linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.tick_params(length=3, labelbottom=True)
+        ruled(axes)
     for axes in panels[count:]:
         axes.remove()
     return figure, panels[:count]
+
+
+def stacked_grid(count: int, stories: int, *, narrow: bool, height: float = 1.75) -> tuple[Figure, list[list[Axes]]]:
+    """A figure of `count` panels of several stories each, one above the other; (stories, count) axes.
+
+    All have the same x axis, and those of one story the same y axis.
+    """
+    columns = 1 if narrow else min(count, 3)
+    blocks = math.ceil(count / columns)
+    size = (NARROW if narrow else WIDE, height * blocks * stories + 0.4)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(blocks * stories, columns, sharex=True, squeeze=False)
+    found = [[grid[stories * (at // columns) + story, at % columns] for at in range(count)] for story in range(stories)]
+    for story, row in enumerate(found):
+        for axes in row:
+            ruled(axes, labels=story == stories - 1)
+            if axes is not row[0]:
+                axes.sharey(row[0])
+    kept = {axes for row in found for axes in row}
+    for axes in grid.flat:
+        if axes not in kept:
+            axes.remove()
+    return figure, found
+
+
+def ruled(axes: Axes, *, labels: bool = True) -> None:
+    """Horizontal rules, short ticks."""
+    axes.grid(axis="y", color=RULE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=3, labelbottom=labels)
+
+
+def add_title(axes: Axes, text: str, *, narrow: bool, panels: int) -> None:
+    """What a panel is about, in up to three lines."""
+    parts = text.replace(", ", ",\n").replace(" + ", " +\n").split("\n")
+    axes.set_title("\n".join(wrapped(parts, " ", title_room(narrow, panels))))
+
+
+def dodged(axes: Axes, number: int, count: int, step: float = 3.0) -> Any:
+    """Beside each other, not on top of each other: where number `number` of `count` series is drawn, in points."""
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    return axes.transData + ScaledTranslation(step * (number - (count - 1) / 2) / 72, 0, figure.dpi_scale_trans)
+
+
+def draw_means(
+    axes: Axes, x: Any, rows: pd.DataFrame, columns: Sequence[str], look: Mapping[str, Any], transform: Any = None
+) -> None:
+    """Means joined by a line, with whiskers; the columns are those of mean, low and high."""
+    mean, low, high = (floats(rows[name]) for name in columns)
+    drawn = [
+        *axes.plot(x, mean, zorder=4, **look),
+        axes.vlines(x, low, high, color=look["color"], linewidth=1.2, zorder=3),
+    ]
+    for artist in drawn if transform else ():  # only now, for the axes find their limits in untransformed data
+        artist.set_transform(transform)
+
+
+def component_keys(components: Sequence[str]) -> list[Line2D]:
+    return [Line2D([], [], label=shortened(str(name)), **look_of(number)) for number, name in enumerate(components)]
+
+
+def line_keys(lines: Sequence[str]) -> list[Line2D]:
+    """Of line styles, if there is more than one."""
+    styles = zip(lines, LINE_STYLES, strict=False)
+    return [
+        Line2D([], [], color=INK, linestyle=how, label=shortened(text, LONGEST_KEY)) for text, how in styles if text
+    ]
 
 
 def add_legend(figure: Figure, keys: Sequence[Line2D], *, narrow: bool) -> None:
@@ -140,8 +214,8 @@ def matching(rows: pd.DataFrame, wanted: Mapping[Any, Any]) -> pd.DataFrame:
 
 
 def title_room(narrow: bool, panels: int) -> int:
-    """Characters of bold text that fit over a panel."""
-    return int(CHARACTERS_PER_INCH * (NARROW if narrow else WIDE / min(panels, 3)))
+    """Characters of bold text that fit over a panel, beside what labels its y axis."""
+    return int(CHARACTERS_PER_INCH * ((NARROW if narrow else WIDE / min(panels, 3)) - 0.5))
 
 
 def floats(values: pd.Series[Any]) -> Any:

@@ -12,111 +12,141 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter
-from matplotlib.transforms import ScaledTranslation
 
 from orchestrator.analysis import gaps
+from orchestrator.report.figures.kind import Evidence, Facets, averaged, facets, in_units, intervals, measured
 from orchestrator.report.figures.style import (
     INK,
     LINE_STYLES,
-    MOST_PANELS,
     MUTED,
     RULE,
     add_legend,
+    add_title,
+    component_keys,
     distinct,
+    dodged,
+    draw_means,
     floats,
-    level_name,
+    line_keys,
     look_of,
     matching,
     panel_grid,
-    shortened,
     styled,
-    title_room,
 )
 
-
-@dataclass(frozen=True)
-class Facets:
-    """Where `gap_by_weight` shows the axes that vary besides the mixture."""
-
-    panel: str | None  # a panel per value
-    line: str | None  # a line style per value
-    averaged: tuple[str, ...]  # nowhere: averaged within each seed
-
-
-def facets(table: pd.DataFrame) -> Facets:
-    """Panels for the axis with most values that still fit, line styles for the next one that has few."""
-    axes = gaps.other_axes(table)
-    count = {axis: len(distinct(table, axis)) for axis in axes}
-    panel = max((axis for axis in axes if count[axis] <= MOST_PANELS), key=count.__getitem__, default=None)
-    line = next((axis for axis in axes if axis != panel and count[axis] <= len(LINE_STYLES)), None)
-    return Facets(panel, line, tuple(axis for axis in axes if axis not in (panel, line)))
+GAP = ("gap_points", "low_points", "high_points")
+ACCURACY = ("accuracy_percent", "low_percent", "high_percent")
+FEATURES: dict[str, tuple[str, dict[str, Any]]] = {  # what a probe reads, its column, and how it is drawn
+    "transfer": ("transfer_accuracy", {"linestyle": "-", "marker": "o", "color": INK}),
+    "direct": ("direct_probe_accuracy", {"linestyle": "--", "marker": "s", "markersize": 3, "color": INK}),
+    "random init": ("random_init_accuracy", {"linestyle": ":", "marker": "D", "markersize": 3, "color": MUTED}),
+    "chance": ("chance_accuracy", {"linestyle": (0, (1, 5)), "marker": "", "color": MUTED}),
+}
 
 
-def gap_by_weight(table: pd.DataFrame, *, narrow: bool = False) -> Figure:
-    """The gap of each component against its weight: mean, 95 % interval, and the seeds as faint points."""
+# The gap
+
+
+def gap_data(found: Evidence) -> pd.DataFrame:
+    """A row per panel, line, component and weight, and one for each of its seeds, which has `seed`."""
+    table = measured(found)
     chosen = facets(table)
-    by = ["component", "weight", *(axis for axis in (chosen.panel, chosen.line) if axis)]
-    found = gaps.summarise(table, by).rename(columns={"gap": "mean"})
-    found = found[found["n"] > 0].sort_values("weight")
-    seeds = gaps.seed_means(table, by, "gap").rename(columns={"gap": "mean"})
-    scale = _WeightScale.of(found["weight"])
-    components = distinct(table, "component")
-    lines = [(c, v) for v in distinct(table, chosen.line) for c in components]
-    panels = distinct(table, chosen.panel)
+    table = chosen.place(table)
+    by = ["panel", "line", "component", "weight"]
+    seeds = gaps.seed_means(table, by, "gap").rename(columns={"gap": "mean"}).assign(n=1)
+    both = pd.concat([gaps.over_seeds(table, by, "gap"), seeds], ignore_index=True)
+    found_points = in_units(both.assign(seed=both["seed"].astype("Int64")), "gap", "points")
+    return found_points[[*by, "seed", *GAP, "n"]].assign(averaged=chosen.remark)
+
+
+def draw_gap(data: pd.DataFrame, *, narrow: bool = False) -> Figure:
+    """The gap of each component against its weight: mean, 95 % interval, and the seeds as faint points."""
+    means, seeds = data[data["seed"].isna()], data[data["seed"].notna()]
+    scale = WeightScale.of(means["weight"])
+    panels, components, lines = (distinct(data, name) for name in ("panel", "component", "line"))
+    drawn = [(component, line) for line in lines for component in components]
     with styled():
         figure, grid = panel_grid(len(panels), narrow=narrow)
         for axes, panel in zip(grid, panels, strict=True):
             axes.axhline(0, color=INK, linewidth=0.8, zorder=1)
-            if chosen.panel:
-                axes.set_title(shortened(level_name(chosen.panel, panel), title_room(narrow, len(panels))))
-            for number, (component, line) in enumerate(lines):
-                wanted = {"component": component, chosen.panel: panel, chosen.line: line}
-                look = look_of(components.index(component)) | {"linestyle": _line_style(table, chosen.line, line)}
-                # Beside each other, not on top of each other: many components have the same few weights.
-                shift = axes.transData + ScaledTranslation(
-                    3 * (number - (len(lines) - 1) / 2) / 72, 0, figure.dpi_scale_trans
+            add_title(axes, panel, narrow=narrow, panels=len(panels))
+            for number, (component, line) in enumerate(drawn):
+                wanted = {"component": component, "panel": panel, "line": line}
+                look = look_of(components.index(component)) | {"linestyle": LINE_STYLES[lines.index(line)]}
+                shift = dodged(axes, number, len(drawn))
+                dots, rows = matching(seeds, wanted), matching(means, wanted).sort_values("weight")
+                axes.plot(
+                    *(scale.position(floats(dots["weight"])), floats(dots["gap_points"])),
+                    *(".",),
+                    **{"markersize": 4, "alpha": 0.4, "color": look["color"], "transform": shift, "zorder": 2},
                 )
-                _draw_seeds(axes, scale, matching(seeds, wanted), shift, look)
-                _draw_means(axes, scale, matching(found, wanted), shift, look)
-        _limit_gaps(grid[0], found, seeds)
+                draw_means(axes, scale.position(floats(rows["weight"])), rows, GAP, look, shift)
+        limit_gaps(grid[0], data)
         _label(figure, grid, scale, "gap, points")
-        add_legend(figure, [*_component_keys(components), *_line_keys(table, chosen.line)], narrow=narrow)
+        add_legend(figure, [*component_keys(components), *line_keys(lines)], narrow=narrow)
     return figure
 
 
-def accuracies(table: pd.DataFrame, *, narrow: bool = False) -> Figure:
-    """Per component, what a probe reaches on the mixture's, on direct and on random features, against weight.
+def gap_caption(data: pd.DataFrame) -> str:
+    return (
+        "Each point is the mean gap of a component, direct minus transfer accuracy in points, at one weight in the "
+        "mixture; the faint points are single seeds. Above 0 the mixture lost something. Lines join means and are no "
+        f"fit. {intervals(data[data['seed'].isna()])}" + averaged(data)
+    )
 
-    The shaded distance from direct to transfer is the gap. Everything but the weight is averaged within each seed.
-    """
+
+# The accuracies behind it
+
+
+def accuracy_data(found: Evidence) -> pd.DataFrame:
+    """A row per component, weight and kind of features; everything else is averaged within each seed."""
+    table = measured(found, "transfer_accuracy")
     by = ["component", "weight"]
-    looks: dict[str, tuple[str, dict[str, Any]]] = {
-        "transfer": ("transfer_accuracy", {"linestyle": "-", "marker": "o", "color": INK}),
-        "direct": ("direct_probe_accuracy", {"linestyle": "--", "marker": "s", "markersize": 3, "color": INK}),
-        "random init": ("random_init_accuracy", {"linestyle": ":", "marker": "D", "markersize": 3, "color": MUTED}),
-        "chance": ("chance_accuracy", {"linestyle": (0, (1, 5)), "marker": "", "color": MUTED}),
-    }
-    found = {kind: gaps.over_seeds(table, by, column) for kind, (column, _) in looks.items()}
-    found = {kind: rows[rows["n"] > 0].sort_values("weight") for kind, rows in found.items()}
-    components = distinct(table, "component")
-    scale = _WeightScale.of(found["transfer"]["weight"])
+    parts = [
+        gaps.over_seeds(table, by, column).assign(features=kind, panel=lambda rows: rows["component"].astype(object))
+        for kind, (column, _) in FEATURES.items()
+    ]
+    whole = in_units(pd.concat(parts, ignore_index=True), "accuracy", "percent")
+    remark = Facets(None, None, tuple(gaps.other_axes(table))).remark
+    columns = ["panel", "component", "weight", "features", *ACCURACY, "n"]
+    return whole[whole["n"] > 0].reset_index(drop=True)[columns].assign(averaged=remark)
+
+
+def draw_accuracies(data: pd.DataFrame, *, narrow: bool = False) -> Figure:
+    """Per component, what a probe reaches on the mixture's, on direct and on random features, against weight."""
+    scale = WeightScale.of(data.loc[data["features"] == "transfer", "weight"])
+    panels, components = distinct(data, "panel"), distinct(data, "component")
     with styled():
-        figure, grid = panel_grid(len(components), narrow=narrow)
-        for number, (axes, component) in enumerate(zip(grid, components, strict=True)):
-            rows = {kind: matching(found[kind], {"component": component}) for kind in looks}
+        figure, grid = panel_grid(len(panels), narrow=narrow)
+        for axes, panel in zip(grid, panels, strict=True):
+            here = matching(data, {"panel": panel}).sort_values("weight")
+            colour = look_of(components.index(here["component"].iloc[0]))["color"]
+            rows = {kind: here[here["features"] == kind] for kind in FEATURES}
             _shade(axes, scale, rows["transfer"], rows["direct"])
-            axes.set_title(shortened(component))
-            for kind, (_, look) in looks.items():
-                colour = look_of(number)["color"] if kind == "transfer" else look["color"]
-                _draw_means(axes, scale, rows[kind], axes.transData, look | {"color": colour})
+            add_title(axes, panel, narrow=narrow, panels=len(panels))
+            for kind, (_, how) in FEATURES.items():
+                look = {**how, "color": colour if kind == "transfer" else how["color"]}
+                draw_means(axes, scale.position(floats(rows[kind]["weight"])), rows[kind], ACCURACY, look)
         _label(figure, grid, scale, "test accuracy, %")
-        shown = {kind: look for kind, (_, look) in looks.items() if not found[kind].empty}
-        add_legend(figure, [Line2D([], [], label=kind, **look) for kind, look in shown.items()], narrow=narrow)
+        shown = [kind for kind in FEATURES if (data["features"] == kind).any()]
+        add_legend(figure, [Line2D([], [], label=kind, **FEATURES[kind][1]) for kind in shown], narrow=narrow)
     return figure
+
+
+def accuracy_caption(data: pd.DataFrame) -> str:
+    return (
+        "Test accuracy in % of the same probe on the mixture's features (transfer), on those of direct training, and "
+        "on the features at their random initialisation. The shaded distance from direct down to transfer is the gap; "
+        "where transfer lies below random init, the mixture suppressed what the component needs. "
+        f"{intervals(data)}" + averaged(data)
+    )
+
+
+# Axes
 
 
 @dataclass(frozen=True)
-class _WeightScale:
+class WeightScale:
     """Where weights stand on the x axis: at their square roots if some are much smaller than others."""
 
     rooted: bool
@@ -124,7 +154,7 @@ class _WeightScale:
     high: float
 
     @classmethod
-    def of(cls, weights: pd.Series[Any]) -> _WeightScale:
+    def of(cls, weights: pd.Series[Any]) -> WeightScale:
         known = floats(weights.dropna())
         if not len(known):
             return cls(False, 0.0, 1.0)
@@ -148,56 +178,25 @@ class _WeightScale:
         axes.set_xlim(low - margin, high + margin)
 
 
-def _draw_means(axes: Axes, scale: _WeightScale, rows: pd.DataFrame, shift: Any, look: dict[str, Any]) -> None:
-    """Means joined by a line, with whiskers. Fractions come in percent."""
-    x = scale.position(floats(rows["weight"]))
-    mean, low, high = (100 * floats(rows[name]) for name in ("mean", "low", "high"))
-    axes.plot(x, mean, transform=shift, zorder=4, **look)
-    axes.vlines(x, low, high, transform=shift, color=look["color"], linewidth=1.2, zorder=3)
-
-
-def _draw_seeds(axes: Axes, scale: _WeightScale, rows: pd.DataFrame, shift: Any, look: dict[str, Any]) -> None:
-    x, y = scale.position(floats(rows["weight"])), 100 * floats(rows["mean"])
-    axes.plot(x, y, ".", markersize=4, alpha=0.4, color=look["color"], transform=shift, zorder=2)
-
-
-def _shade(axes: Axes, scale: _WeightScale, transfer: pd.DataFrame, direct: pd.DataFrame) -> None:
-    both = transfer.merge(direct, on=["component", "weight"], suffixes=("", "_direct"))
-    x = scale.position(floats(both["weight"]))
-    axes.fill_between(
-        x, 100 * floats(both["mean"]), 100 * floats(both["mean_direct"]), color=RULE, alpha=0.55, linewidth=0
-    )
-
-
-def _limit_gaps(axes: Axes, found: pd.DataFrame, seeds: pd.DataFrame) -> None:
+def limit_gaps(axes: Axes, data: pd.DataFrame) -> None:
     """Room for every mean and seed, and for whiskers up to as much again: of two seeds they can be endless."""
-    values = np.append(100 * floats(pd.concat([found["mean"], seeds["mean"]])), 0.0)
+    values = np.append(floats(data["gap_points"].dropna()), 0.0)
     low, high = values.min(), values.max()
     room = max(high - low, 1.0)
-    ends = np.append(100 * floats(pd.concat([found["low"], found["high"]]).dropna()), values)
+    ends = np.append(floats(pd.concat([data["low_points"], data["high_points"]]).dropna()), values)
     axes.set_ylim(max(ends.min(), low - room) - 0.06 * room, min(ends.max(), high + room) + 0.06 * room)
 
 
-def _label(figure: Figure, grid: Sequence[Axes], scale: _WeightScale, y: str) -> None:
+def _shade(axes: Axes, scale: WeightScale, transfer: pd.DataFrame, direct: pd.DataFrame) -> None:
+    both = transfer.merge(direct, on="weight", suffixes=("", "_direct"))
+    x = scale.position(floats(both["weight"]))
+    reached, possible = (floats(both[f"accuracy_percent{which}"]) for which in ("", "_direct"))
+    axes.fill_between(x, reached, possible, color=RULE, alpha=0.55, linewidth=0)
+
+
+def _label(figure: Figure, grid: Sequence[Axes], scale: WeightScale, y: str) -> None:
     for axes in grid:
         scale.label_ticks(axes)
         if axes.get_subplotspec().is_first_col():  # type: ignore[union-attr]  # it is in a grid
             axes.set_ylabel(y)
     figure.supxlabel(scale.label, fontsize=9)
-
-
-def _component_keys(components: Sequence[str]) -> list[Line2D]:
-    return [Line2D([], [], label=shortened(name), **look_of(number)) for number, name in enumerate(components)]
-
-
-def _line_keys(table: pd.DataFrame, axis: str | None) -> list[Line2D]:
-    return [
-        Line2D([], [], color=INK, linestyle=_line_style(table, axis, value), label=shortened(level_name(axis, value)))
-        for value in distinct(table, axis)
-        if axis
-    ]
-
-
-def _line_style(table: pd.DataFrame, axis: str | None, value: Any) -> Any:
-    named = [gaps.level(axis, v) for v in distinct(table, axis)] if axis else []
-    return LINE_STYLES[named.index(gaps.level(axis, value))] if axis else LINE_STYLES[0]
