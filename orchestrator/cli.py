@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from orchestrator.collect import Choice
     from orchestrator.doctor import Finding
     from orchestrator.plan import Assignment, Plan, Price
+    from orchestrator.report.figures import Evidence
     from orchestrator.sweep import Sweep
     from trainables.store import Store
 
@@ -460,6 +461,41 @@ def report(sweep: str, storage: str | None, output: Path | None) -> None:
     _show(str(output or page.path))
 
 
+@bottleneck.command(short_help="Draw a figure, or list those that there are.")
+@click.argument("words", metavar="[NAME] SWEEP...", nargs=-1)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path(),
+    help="A .svg, .pdf or .png file, or a folder. Default: here.",
+)
+@click.option("--narrow", is_flag=True, help="For a phone or one column of print: 3.7 inches wide, not 8.6.")
+@click.option("--list", "listed", is_flag=True, help="List the figures, and which of them the sweeps can fill.")
+@_storage_option
+def figure(words: Sequence[str], out: Path, narrow: bool, listed: bool, storage: str | None) -> None:
+    """Draw the figure NAME of one sweep or of several, write its numbers as CSV beside it, and print both paths.
+
+    The caption goes to stderr. `bottleneck figure --list SWEEP...` says which figures sweeps can fill.
+    """
+    from orchestrator.report import figures
+
+    if listed or not words:
+        found = figures.evidence([_name(sweep) for sweep in words], storage) if words else None
+        _print_table(*_listed_figures(found))
+        return
+    name, *sweeps = words
+    kind = figures.kind_of(name)
+    if not sweeps:
+        raise click.UsageError(f"figure {name} of which sweep? name one or several")
+    path = figures.place(out, name)
+    caption, files = figures.write(
+        kind, figures.evidence([_name(sweep) for sweep in sweeps], storage), path, narrow=narrow
+    )
+    for file in files:
+        _show(str(file))
+    _say(f"{kind.title}. {caption}")
+
+
 @bottleneck.command(short_help="Bring MLflow up to date with the store.")
 @click.argument("sweep", metavar="SWEEP")
 @_storage_option
@@ -809,6 +845,23 @@ def _cells(row: Sequence[Any]) -> tuple[str, ...]:
     import pandas as pd
 
     return tuple("" if pd.isna(v) else f"{v:.4f}" if isinstance(v, float) else str(v) for v in row)
+
+
+def _listed_figures(found: Evidence | None) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """Names and titles and, with evidence, whether it can fill them."""
+    from orchestrator.report import figures
+
+    if found is None:
+        return ("name", "title"), [(kind.name, kind.title) for kind in figures.FIGURES.values()]
+    rows = []
+    for kind in figures.FIGURES.values():
+        try:
+            kind.data(found)
+            can = "yes"
+        except figures.Refused as why:
+            can = f"no: {why}"
+        rows.append((kind.name, kind.title, can))
+    return ("name", "title", "can be drawn"), rows
 
 
 def _print_statements(found: Findings, *, several: bool) -> None:

@@ -127,7 +127,7 @@ STEPS = (0, 10, 100, 1000)
 
 
 def curves_of(rows: Iterable[Row]) -> pd.DataFrame:
-    """The trajectories of these rows: accuracy from 50 % to 80 % in equal parts, a signal that falls tenfold each time."""
+    """The trajectories of these rows: accuracy from 50 % to 80 % evenly, a signal that falls tenfold each time."""
     return pd.DataFrame(
         {name: found.get(name) for name in results.DESIGN}
         | {"step": step, "accuracy": 0.5 + 0.1 * number + 0.001 * found["seed"]}

@@ -136,6 +136,14 @@ def maybe(values: Iterable[float]) -> Estimate | None:
     return estimate(known) if known else None
 
 
+def source_accuracy(table: pd.DataFrame, by: Sequence[str]) -> dict[Key, BySeed]:
+    """For every group and seed, the accuracy with its own head on what pretraining showed, weighted by the shares."""
+    shown = table[table["weight"].gt(0).fillna(False) & table["head_accuracy"].notna()]
+    shown = shown.assign(part=shown["head_accuracy"] * shown["weight"])
+    parts, shares = (by_seed(shown, by, name) for name in ("part", "weight"))
+    return {key: {seed: part / shares[key][seed] for seed, part in seeds.items()} for key, seeds in parts.items()}
+
+
 # The gap over all components
 
 

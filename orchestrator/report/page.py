@@ -267,14 +267,13 @@ def _figure(kind: figures.Kind, data: pd.DataFrame) -> FigureView:
         if slider:
             slider.values["x"].update(_cursors(figure, slider.values["steps"], width))
         drawn[width] = inline_svg(figure, f"{kind.name}-{width}", f"{kind.title}. {caption}")
-    return FigureView(kind.name, kind.title, caption, drawn["wide"], drawn["narrow"], value_texts(data), slider)
+    texts = value_texts(data) if "data-row" in drawn["wide"] else ()
+    return FigureView(kind.name, kind.title, caption, drawn["wide"], drawn["narrow"], texts, slider)
 
 
 def value_texts(data: pd.DataFrame) -> tuple[str, ...]:
     """What is said of every row of a figure's data where it is pointed at: its place, its mean, interval and seeds."""
-    mean = next((name for name in map(str, data.columns) if re.fullmatch(MEAN, name)), None)
-    if mean is None:
-        return ()
+    mean = next(name for name in map(str, data.columns) if re.fullmatch(MEAN, name))
     what, _, unit = mean.partition("_")
     low, high = (f"{end}_{unit}" if unit else end for end in ("low", "high"))
     digits, spoken = (1, f" {UNITS[unit]}") if unit else (2, "")
