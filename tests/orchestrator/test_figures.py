@@ -12,7 +12,9 @@ import pandas as pd
 import pytest
 from claim_tables import climbed
 from claim_tables import row as reading
+from command_line import bottleneck
 from gap_tables import Row, mixture_label, row, three_components, two_views
+from made_up_sweeps import made_up
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -25,6 +27,7 @@ from orchestrator.report import figures
 from orchestrator.report.figures import Evidence, heatmap, pareto
 from orchestrator.report.figures.kind import Facets, facets
 from orchestrator.report.figures.style import MISSING, NARROW, WIDE, styled
+from trainables.store import Store
 
 EVIL_NAME = '"><img src=x onerror=alert(1)>`&amp;$x$'
 T1 = 12.7062047  # Student's t for 95 % and one degree of freedom
@@ -600,3 +603,48 @@ def test_a_folder_gets_a_vector_file_of_the_name_and_other_endings_are_refused(t
         figures.place(tmp_path / "x.jpeg", "ladder")
     with pytest.raises(ValueError, match="there is no folder"):
         figures.place(tmp_path / "none" / "x.pdf", "ladder")
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A store with a sweep of three numbers of steps."""
+    folder = tmp_path_factory.mktemp("store")
+    made_up("planted", trials=3).put(Store(folder))
+    return folder
+
+
+def test_the_command_writes_figure_and_data_and_prints_both_paths(store, tmp_path):
+    done = bottleneck("figure", "gap-by-scale", "planted", "--storage", store, "--out", tmp_path / "x.png", "--narrow")
+    assert done.stdout.splitlines() == [str(tmp_path / "x.png"), str(tmp_path / "x.csv")]
+    assert done.stderr.startswith("Gap by scale, with its floor. Gap in points of single networks")
+    expected = data("gap-by-scale", figures.evidence("planted", str(store)))
+    assert (tmp_path / "x.csv").read_text() == expected.to_csv(index=False)
+    assert set(expected["scale"]) == {100, 101, 102}
+
+
+def test_the_command_lists_which_figures_a_sweep_can_fill_and_why_not_the_others(store):
+    lines = bottleneck("figure", "--list", "planted", "--storage", store).stdout.splitlines()
+    found = {line.split()[0]: line for line in lines[2:]}
+    assert set(found) == set(figures.FIGURES)
+    assert found["gap-by-scale"].endswith("  yes")
+    assert found["retention"].endswith("no: the table has no retention: it takes a sweep with `retention: true`")
+    assert len(bottleneck("figure").stdout.splitlines()) == 2 + len(figures.FIGURES)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("retention", "planted"), "the table has no retention"),
+        (("nothing", "planted"), "there is no figure 'nothing'; the figures are gap-by-weight"),
+        (("ladder", "elsewhere"), "'elsewhere'"),
+        (("ladder", "planted", "--out", "x.jpeg"), "'x.jpeg' is no folder"),
+    ],
+)
+def test_what_cannot_be_drawn_is_one_line_and_exit_2(store, words, said):
+    done = bottleneck("figure", *words, "--storage", store, expect=2)
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout == ""
