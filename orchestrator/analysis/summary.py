@@ -288,14 +288,8 @@ def _transfers(single: pd.DataFrame, rest: Sequence[str]) -> Iterator[Line]:
     if not runs:
         return
     fixed = [name for name in rest if name not in runs]
-    shown = single[single["weight"].gt(0).fillna(False)]
-    shown = shown.assign(part=shown["head_accuracy"] * shown["weight"], share=shown["weight"])
-    shown = shown[shown["part"].notna()]
-    parts, shares = (by_seed(shown, [*fixed, *runs, "component"], name) for name in ("part", "share"))
-    part, share = (nested(found) for found in (parts, shares))
-    upstream = {
-        design: 1 - sum(map(_mean, part[design].values())) / sum(map(_mean, share[design].values())) for design in part
-    }
+    shown = measures.source_accuracy(single, [*fixed, *runs])
+    upstream = {design: 1 - _mean(seeds) for design, seeds in shown.items()}
     targets = single[single["weight"].eq(0).fillna(False)]
     by = ["component", *fixed]
     curves = nested(by_seed(targets if len(targets) else single, [*by, *runs], "transfer_accuracy"), inner=len(runs))

@@ -120,8 +120,8 @@ def budget_caption(data: pd.DataFrame) -> str:
     return (
         "Test accuracy in % of a probe of the features of one network, or of several side by side, against their "
         "number; a line joins networks that cost the same training FLOPs in total, a lone marker is a budget of its "
-        "own. Source: a component that pretraining saw; target: one that it did not. Dashed: direct training as the "
-        f"sweep defines it. {intervals(data)}" + averaged(data)
+        "own; other representations are left out. Source: a component that pretraining saw; target: one that it did "
+        f"not. Dashed: direct training as the sweep defines it. {intervals(data)}" + averaged(data)
     )
 
 

@@ -164,6 +164,7 @@ def caption(data: pd.DataFrame) -> str:
         "pretraining; smaller is better in all. Filled and numbered: designs that no other beats in one of these and "
         "matches in the rest. The largest of several noisy gaps is too large on average; its interval (union bound) "
         f"is not. {intervals(data)}"
+        + " Whiskers end at the frame."
         + (f" Of {count} designs on the front, {named} have a number." if named < count else "")
         + (f" In {incomplete} designs some component has no gap." if incomplete else "")
     )

@@ -42,7 +42,7 @@ def data(found: Evidence) -> pd.DataFrame:
     protocols = distinct(found.table, "protocol")
     if len(protocols) < 2:
         named = f"only {protocols[0]}" if protocols else "none"
-        raise Refused(f"the table has one protocol, {named}: a ladder takes several, as [linear_probe, finetune]")
+        raise Refused(f"the table has one protocol, {named}: `transfer.protocols` takes several")
     climbed = [one for one in ladder.ladder(found.table) if any(rung.accuracy for rung in one.rungs)]
     if not climbed:
         raise Refused("no rung of any ladder has been measured")
@@ -110,5 +110,6 @@ def caption(data: pd.DataFrame) -> str:
         "Test accuracy in % of every way to read the same networks, from the weakest to direct training (dashed, its "
         f"interval shaded). A rung reaches direct training if a loss of {data['margin_points'].iloc[0]:g} points or "
         "more is ruled out at 95\u00a0%, falls short if a smaller one is; the first that reaches names the failure in "
-        f"the title. {intervals(data)}" + (f" {left_out} more components and designs are left out." if left_out else "")
+        f"the title. Whiskers end at the frame. {intervals(data)}"
+        + (f" {left_out} more components and designs are left out." if left_out else "")
     )

@@ -36,7 +36,12 @@ from orchestrator.report.figures.weight import GAP, limit_gaps
 
 CURVE = ("panel", "line", "component")
 FIT = ("fit_a_points", "fit_b", "floor_points", "floor_low_points", "floor_high_points", "no_fit")
-UNITS = {"width": "times the architecture's own", "depth": "layers or blocks", "steps": "optimiser steps"}
+NAMES = {
+    "width": "width, times the architecture's own",
+    "depth": "depth, layers or blocks",
+    "steps": "optimiser steps",
+    "train_examples": "different examples in the pool",
+}
 
 
 def data(found: Evidence) -> pd.DataFrame:
@@ -94,7 +99,7 @@ def draw(data: pd.DataFrame, *, narrow: bool = False) -> Figure:
                 style = LINE_STYLES[lines.index(line)]
                 look = look_of(components.index(component)) | {"linestyle": style if style != "-" else ""}
                 _draw_curve(axes, rows, look, dodged(axes, number, len(drawn)), ticks)
-            axes.set_xlabel(_named(here["axis"].iloc[0]))
+            axes.set_xlabel(NAMES[here["axis"].iloc[0]])
         for axes in grid:
             if axes.get_subplotspec().is_first_col():  # type: ignore[union-attr]  # it is in a grid
                 axes.set_ylabel("gap, points")
@@ -137,11 +142,6 @@ def _scale_axis(axes: Axes, data: pd.DataFrame) -> float:
     margin = (scales[-1] / scales[0]) ** 0.07
     axes.set_xlim(scales[0] / margin, (end if fitted else scales[-1]) * margin)
     return float(end)
-
-
-def _named(axis: str) -> str:
-    unit = UNITS.get(axis)
-    return f"{axis.replace('_', ' ')}, {unit}" if unit else axis.replace("_", " ")
 
 
 def caption(data: pd.DataFrame) -> str:

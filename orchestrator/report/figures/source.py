@@ -126,5 +126,6 @@ def caption(data: pd.DataFrame) -> str:
         "Accuracies in %: across, of the pretrained network with its own head on the components that it was shown, "
         "weighted by their shares; up, of the probe on a component. A marker is the mean of one design, faint points "
         f"are its seeds. {intervals(data[data['seed'].isna()])}"
+        + " Whiskers end at the frame."
         + (f" Points of different {apart} are not told apart." if apart else "")
     )
