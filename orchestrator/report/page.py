@@ -301,11 +301,7 @@ def _slider(data: pd.DataFrame) -> Slider:
     }
     cells = [[[texts.get((curve, step, what), "-") for what in quantities] for step in steps] for curve in curves]
     seeds = data.groupby(names, sort=False)["n"].max().astype(str).tolist()
-    header = (
-        *(name if name == "component" else "" for name in names),
-        "seeds",
-        *(SLIDER_HEADERS[q] for q in quantities),
-    )
+    header = (*names, "seeds", *(SLIDER_HEADERS[quantity] for quantity in quantities))
     rows = tuple((*curve, n, *steps_of[-1]) for curve, n, steps_of in zip(curves, seeds, cells, strict=True))
     numeric = (*[False] * len(names), *[True] * (1 + len(quantities)))
     table = TableView("trajectory-values", "The values at that step", header, numeric, rows)

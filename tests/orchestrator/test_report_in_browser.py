@@ -138,7 +138,7 @@ def test_a_page_opens_offline_without_errors_and_never_scrolls_sideways(browser,
 def test_every_figure_is_shown_once_whole_and_legible(browser, reports, name, width):
     open_page(browser, reports[name], width)
     drawn = browser.execute_script(FIGURES)
-    assert len(drawn) == 3
+    assert len(drawn) == browser.execute_script("return document.querySelectorAll('figure').length") > 2
     for figure in drawn:
         assert figure["height"] > 150
         assert 250 < figure["width"] <= width
@@ -174,7 +174,7 @@ def test_the_printed_page_is_white_and_holds_the_wide_figures_whole(browser, rep
     open_page(browser, reports["three_components"], 1440, "dark")
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     shown = "return [...document.querySelectorAll('.{}')].filter(e => e.checkVisibility()).length"
-    assert browser.execute_script(shown.format("wide")) == 3
+    assert browser.execute_script(shown.format("wide")) == len(browser.find_elements("css selector", "figure")) > 2
     assert browser.execute_script(shown.format("narrow")) == 0
     background = browser.execute_script("return getComputedStyle(document.documentElement).backgroundColor")
     assert background == "rgb(255, 255, 255)"
@@ -244,17 +244,15 @@ def test_numbers_that_are_absent_come_last_in_either_direction(browser, reports)
 
 def test_a_filter_keeps_the_rows_that_hold_every_word_and_says_how_many(browser, reports):
     open_page(browser, reports["three_components"], 1440)
-    region = browser.find_element("xpath", "//table[@id='results']/ancestor::*[@class='scroll']/..")
-    field = region.find_element("css selector", "input[type=search]")
-    count = region.find_element("css selector", ".tools output")
+    region = "//table[@id='results']/ancestor::div[@class='scroll']/preceding-sibling::div[@class='tools'][1]"
+    field, count = (browser.find_element("xpath", f"{region}//{tag}") for tag in ("input", "output"))
     whole = column(browser, "results", "component")
-    field.send_keys("KANA shuffled")
-    assert set(column(browser, "results", "component")) == {"kana"}
+    field.send_keys("SHUFFLED 33.3")
     assert set(column(browser, "results", "ordering")) == {"shuffled"}
-    kept = len(column(browser, "results", "component"))
-    assert count.text == f"{kept} of {len(whole)} rows"
-    assert 0 < kept < len(whole)
-    for _ in "KANA shuffled":
+    assert all("33.3 %" in mixture for mixture in column(browser, "results", "mixture"))
+    assert len(column(browser, "results", "component")) == len(whole) / 2 / 3
+    assert count.text == f"{len(whole) // 6} of {len(whole)} rows"
+    for _ in "SHUFFLED 33.3":
         field.send_keys("\ue003")  # backspace
     assert column(browser, "results", "component") == whole
     assert count.text == f"{len(whole)} rows"
@@ -294,8 +292,8 @@ def test_a_slider_goes_through_the_steps_of_the_trajectories(browser, reports):
     first = said.text, browser.execute_script(x), column(browser, "trajectory-values", "accuracy, %")
     assert (first[0], last[0]) == ("step 0", "step 1,000")
     assert first[1] < last[1] - 100
-    assert first[2][0].startswith("50.0 [")
-    assert last[2][0].startswith("80.0 [")
+    assert first[2][0].startswith("50.2 [")
+    assert last[2][0].startswith("80.2 [")
     slider.send_keys("\ue014")  # the right arrow
     assert said.text == "step 10"
     assert slider.get_attribute("aria-valuetext") == "step 10"
