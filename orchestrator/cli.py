@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from orchestrator.analysis.summary import Correct
     from orchestrator.collect import Choice
     from orchestrator.doctor import Finding
+    from orchestrator.journal import Journal
     from orchestrator.plan import Assignment, Plan, Price
     from orchestrator.sweep import Sweep
     from trainables.store import Store
@@ -218,32 +219,57 @@ def run(
 @click.argument("sweep", metavar="[SWEEP]", required=False)
 @_storage_option
 @_json_option
-def status(sweep: str | None, storage: str | None, as_json: bool) -> None:
-    """Show how far the sweeps in a store are, or one of them with its trials."""
+@click.option("--watch", is_flag=True, help="Follow the sweep until nobody runs it; with --json a line for each look.")
+@click.option(
+    "--every",
+    type=click.FloatRange(0.1),
+    metavar="SECONDS",
+    help="How often --watch looks. Default: 2, for an object store and for plain lines 15.",
+)
+@click.pass_context
+def status(
+    context: click.Context, sweep: str | None, storage: str | None, as_json: bool, watch: bool, every: float | None
+) -> None:
+    """Show how far the sweeps in a store are, or one of them with its trials.
+
+    --watch ends by itself. Exit 0: the sweep is finished; 1: nobody runs it, and it is not.
+    """
+    import time
+
+    from orchestrator import display
     from orchestrator.journal import Journal
     from orchestrator.status import in_numbers, snapshot, trial_lines
 
     store = _store(storage)
+    if watch or every is not None:
+        if sweep is None or not watch:
+            raise click.UsageError("name the sweep to --watch" if watch else "--every is for --watch")
+        context.exit(_watch(Journal(store, _name(sweep)), every, as_json))
     journals = [Journal(store, name) for name in ([_name(sweep)] if sweep else store.names("sweeps"))]
-    snapshots = [snapshot(journal) for journal in journals]
-    found = [in_numbers(*one) for one in zip(journals, snapshots, strict=True)]
+    snapshots, now = [snapshot(journal) for journal in journals], time.time()
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps([in_numbers(*one, now) for one in zip(journals, snapshots, strict=True)], indent=2))
         return
-    if not found:
+    if not journals:
         _say(f"storage {store.shown!r} has no sweeps")
-    for one in found:
-        trials = ", ".join(f"{count} {state}" for state, count in one["trials"].items())
-        _print_pairs(
-            one["sweep"],
-            [
-                ("state", one["state"]),
-                ("trials", trials),
-                ("stages", f"{one['stages_stored']} of {one['stages']} in the store"),
-            ],
-        )
+    for journal, found in zip(journals, snapshots, strict=True):
+        _print_pairs(journal.sweep, display.lines(found, now))
     if sweep:
         _print_table(("trial", "status", "design"), trial_lines(journals[0], snapshots[0]))
+
+
+def _watch(journal: Journal, every: float | None, as_json: bool) -> int:
+    """Follow a sweep; the exit code, which Ctrl-C makes 130."""
+    from orchestrator.display import watch
+
+    try:
+        found = watch(journal, every_s=every, as_json=as_json, file=sys.stdout)
+    except KeyboardInterrupt:
+        return 130
+    if found.state == "finished":
+        return 0
+    _say(f"nobody is running {journal.sweep} ({found.state}); `bottleneck run` continues it")
+    return 1
 
 
 @bottleneck.command(short_help="Print the results table.")
