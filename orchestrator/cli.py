@@ -30,6 +30,7 @@ os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 if TYPE_CHECKING:
     import pandas as pd
+    from click.shell_completion import CompletionItem
 
     from orchestrator.analysis import Findings
     from orchestrator.analysis.compare import Arm
@@ -64,6 +65,33 @@ def main() -> None:
         sys.stderr.close()
         code = 0
     sys.exit(code if isinstance(code, int) else 0)
+
+
+# What a shell completes. Nothing that asks a server: it is waited for after every press of the key.
+
+
+def _shipped(context: click.Context, parameter: click.Parameter, typed: str) -> list[CompletionItem]:
+    """The sweeps that ship with the program, or a file."""
+    from orchestrator.sweep import canonical
+
+    return _completed(canonical(), typed)
+
+
+def _kept(context: click.Context, parameter: click.Parameter, typed: str) -> list[CompletionItem]:
+    """The sweeps of a store in a folder, or a file."""
+    from orchestrator.journal import NAME
+    from orchestrator.settings import storage_location
+
+    folder = Path(storage_location(context.params.get("storage")).value) / "sweeps"
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return _completed(sorted(name for name in names if re.fullmatch(NAME, name)), typed)
+
+
+def _completed(names: Sequence[str], typed: str) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
+    found = [CompletionItem(name) for name in names if name.startswith(typed)]
+    return found or [CompletionItem(typed, type="file")]
 
 
 def _set_option(command: Command) -> Command:
@@ -102,7 +130,7 @@ def bottleneck() -> None:
 
 
 @bottleneck.command(short_help="Check a sweep without running it.")
-@click.argument("sweep", metavar="SWEEP", required=False)
+@click.argument("sweep", metavar="SWEEP", required=False, shell_complete=_shipped)
 @_set_option
 @click.option("--resolved", is_flag=True, help="Print the sweep with every default filled in.")
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of sweep files, for editors.")
@@ -130,7 +158,7 @@ def validate(sweep: str | None, overrides: Sequence[str], resolved: bool, schema
 
 
 @bottleneck.command(short_help="Show what a sweep would do and cost.")
-@click.argument("sweep", metavar="SWEEP")
+@click.argument("sweep", metavar="SWEEP", shell_complete=_shipped)
 @_set_option
 @_storage_option
 @_tracking_option
@@ -168,7 +196,7 @@ def plan(
 
 
 @bottleneck.command(short_help="Run a sweep, or continue it.")
-@click.argument("sweep", metavar="SWEEP")
+@click.argument("sweep", metavar="SWEEP", shell_complete=_shipped)
 @_set_option
 @_storage_option
 @_tracking_option
@@ -216,7 +244,7 @@ def run(
 
 
 @bottleneck.command(short_help="Show how far sweeps are.")
-@click.argument("sweep", metavar="[SWEEP]", required=False)
+@click.argument("sweep", metavar="[SWEEP]", required=False, shell_complete=_kept)
 @_storage_option
 @_json_option
 @click.option("--watch", is_flag=True, help="Follow the sweep until nobody runs it; with --json a line for each look.")
@@ -273,7 +301,7 @@ def _watch(journal: Journal, every: float | None, as_json: bool) -> int:
 
 
 @bottleneck.command(short_help="Print the results table.")
-@click.argument("sweeps", metavar="[SWEEP]...", nargs=-1)
+@click.argument("sweeps", metavar="[SWEEP]...", nargs=-1, shell_complete=_kept)
 @_storage_option
 @click.option("--tracking-uri", metavar="URI", help="Read from MLflow and not from the store.")
 @click.option("--where", metavar="QUERY", help='A pandas query over the columns: "weight > 0 and gap > 0.02".')
@@ -331,7 +359,7 @@ def results(
 
 
 @bottleneck.command(short_help="Judge the claims of the information saturation bottleneck.")
-@click.argument("sweeps", metavar="SWEEP...", nargs=-1, required=True)
+@click.argument("sweeps", metavar="SWEEP...", nargs=-1, required=True, shell_complete=_kept)
 @_storage_option
 @_json_option
 def claims(sweeps: Sequence[str], storage: str | None, as_json: bool) -> None:
@@ -351,7 +379,7 @@ def claims(sweeps: Sequence[str], storage: str | None, as_json: bool) -> None:
 
 
 @bottleneck.command(short_help="Tell unused features from lost ones.")
-@click.argument("sweeps", metavar="SWEEP...", nargs=-1, required=True)
+@click.argument("sweeps", metavar="SWEEP...", nargs=-1, required=True, shell_complete=_kept)
 @click.option(
     "--margin", default=1.0, show_default=True, help="Points below direct training that still count as reaching it."
 )
@@ -374,7 +402,7 @@ def ladder(sweeps: Sequence[str], margin: float, storage: str | None, as_json: b
 
 
 @bottleneck.command(short_help="Say what the results show, the most important first.")
-@click.argument("sweeps", metavar="SWEEP...", nargs=-1, required=True)
+@click.argument("sweeps", metavar="SWEEP...", nargs=-1, required=True, shell_complete=_kept)
 @click.option(
     "--margin",
     type=click.FloatRange(0, min_open=True),
@@ -412,7 +440,7 @@ def findings(sweeps: Sequence[str], margin: float, alpha: float, storage: str | 
 
 
 @bottleneck.command(short_help="Print indices, fits and tests.")
-@click.argument("sweeps", metavar="SWEEP...", nargs=-1, required=True)
+@click.argument("sweeps", metavar="SWEEP...", nargs=-1, required=True, shell_complete=_kept)
 @_storage_option
 @_json_option
 def analyse(sweeps: Sequence[str], storage: str | None, as_json: bool) -> None:
@@ -437,8 +465,8 @@ def analyse(sweeps: Sequence[str], storage: str | None, as_json: bool) -> None:
 
 
 @bottleneck.command(short_help="Say what differs between two sweeps.")
-@click.argument("first", metavar="A")
-@click.argument("second", metavar="B")
+@click.argument("first", metavar="A", shell_complete=_kept)
+@click.argument("second", metavar="B", shell_complete=_kept)
 @_storage_option
 @click.option("--other-storage", metavar="LOCATION", help="Where B is kept. Default: where A is.")
 @_json_option
@@ -473,7 +501,7 @@ def compare(first: str, second: str, storage: str | None, other_storage: str | N
 
 
 @bottleneck.command(short_help="Write the report again.")
-@click.argument("sweep", metavar="SWEEP")
+@click.argument("sweep", metavar="SWEEP", shell_complete=_kept)
 @_storage_option
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the page here as well.")
 def report(sweep: str, storage: str | None, output: Path | None) -> None:
@@ -487,7 +515,7 @@ def report(sweep: str, storage: str | None, output: Path | None) -> None:
 
 
 @bottleneck.command(short_help="Bring MLflow up to date with the store.")
-@click.argument("sweep", metavar="SWEEP")
+@click.argument("sweep", metavar="SWEEP", shell_complete=_kept)
 @_storage_option
 @_tracking_option
 def sync(sweep: str, storage: str | None, tracking_uri: str | None) -> None:
@@ -590,7 +618,7 @@ def ui(storage: str | None, tracking_uri: str | None, host: str, port: int) -> N
 
 
 @bottleneck.command(short_help="Check whether the machines can run sweeps.")
-@click.argument("sweep", metavar="[SWEEP]", required=False)
+@click.argument("sweep", metavar="[SWEEP]", required=False, shell_complete=_shipped)
 @_storage_option
 @_tracking_option
 @click.option("--cluster", metavar="ADDRESS", help="Check the nodes of this Ray cluster. Default: RAY_ADDRESS.")
@@ -626,6 +654,23 @@ def doctor(
     else:
         _print_findings(findings)
     context.exit(0 if all(f.fine for f in findings) else 1)
+
+
+@bottleneck.command(short_help="Print a script that completes commands in a shell.")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]), required=False)
+def completion(shell: str | None) -> None:
+    """Print what makes a shell complete commands, options and names of sweeps; for the shell of $SHELL unless named.
+
+    bash: `bottleneck completion bash >> ~/.bashrc`; zsh: the same with ~/.zshrc; fish: into
+    ~/.config/fish/completions/bottleneck.fish.
+    """
+    from click.shell_completion import get_completion_class
+
+    name = shell or Path(os.environ.get("SHELL", "")).name
+    script = get_completion_class(name)
+    if script is None:
+        raise click.UsageError(f"found {name!r} as the shell of $SHELL; name one of bash, zsh, fish")
+    _write(script(bottleneck, {}, "bottleneck", "_BOTTLENECK_COMPLETE").source())
 
 
 # Reading ----------------------------------------------------------------------------------------------------------

@@ -124,7 +124,7 @@ class Published:
     def __init__(self, journal: Journal, state: State) -> None:
         self._journal, self._state = journal, state
         self._every_s = EVERY_S if journal.store.is_folder else EVERY_S_OF_AN_OBJECT_STORE
-        self._closed = threading.Event()
+        self._closed, self._writing = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._keep, name="status", daemon=True)
 
     def __enter__(self) -> Published:
@@ -146,7 +146,7 @@ class Published:
 
     def write(self, state: str) -> None:
         """A store that is full or away keeps the snapshot before; the sweep hears of it elsewhere."""
-        with contextlib.suppress(UserError, OSError):
+        with self._writing, contextlib.suppress(UserError, OSError):  # what is written last was looked at last
             self._journal.write_snapshot(asdict(replace(self._state.snapshot(state), written=time.time())))
 
 
