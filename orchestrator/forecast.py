@@ -8,7 +8,7 @@ said.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 
@@ -28,7 +28,9 @@ class Speed:
 class Pace:
     """How far a pretraining is, and how fast."""
 
-    share: float  # of it, in [0, 1]
+    workload: str
+    flops: float  # of the whole run
+    share: float  # of it, done
     share_per_second: float  # 0: nobody is training it now
 
 
@@ -41,8 +43,8 @@ class Forecast:
 
 
 def forecast(
-    to_do: Mapping[str, tuple[str, float]],
-    paces: Mapping[str, Pace],
+    left: Mapping[str, float],
+    begun: Collection[Pace],
     finished: Mapping[str, Speed],
     earlier: Mapping[str, Speed],
     at_once: int,
@@ -50,51 +52,47 @@ def forecast(
     """The time that missing stages take, with as many trials side by side as now; None: it is not known yet.
 
     Args:
-        to_do: (workload, FLOPs) of the missing stages, by digest. One of 0 FLOPs takes no time.
-        paces: of pretrainings among them that have begun, by digest.
+        left: by workload, the FLOPs of all missing stages.
+        begun: the pretrainings among them that are under way, or were.
         finished: by workload, stages that this run has computed.
         earlier: by workload, stages that earlier runs have computed on the same machine.
         at_once: trials that run side by side.
     """
-    if not any(flops for _, flops in to_do.values()):
+    if not any(left.values()):
         return Forecast(0.0, "nothing is left to compute")
     if not at_once:
         return None
-    training = _training(to_do, paces)
-    seconds, under_way = 0.0, False
-    here: set[str] = set()
-    before: set[str] = set()
-    for digest, (workload, flops) in to_do.items():
-        pace = paces.get(digest, Pace(0.0, 0.0))
-        rest = (1 - pace.share) * flops
-        if flops and pace.share_per_second:
-            seconds += (1 - pace.share) / pace.share_per_second
-            under_way = True
-        elif flops and workload in finished:
+    training = _training(begun)
+    seconds = sum((1 - pace.share) / pace.share_per_second for pace in begun if pace.share_per_second)
+    under_way, here, before = bool(training), 0, 0
+    for workload, flops in left.items():
+        known = [pace for pace in begun if pace.workload == workload]
+        rest = flops - sum(pace.flops * (1 if pace.share_per_second else pace.share) for pace in known)
+        if rest <= 0:
+            continue
+        if workload in finished:
             seconds += rest * finished[workload].seconds / finished[workload].flops
-            here.add(workload)
-        elif flops and workload in training:
+            here += finished[workload].stages
+        elif workload in training:
             seconds += rest / training[workload]
-            under_way = True
-        elif flops and workload in earlier:
+        elif workload in earlier:
             seconds += rest * earlier[workload].seconds / earlier[workload].flops
-            before.add(workload)
-        elif flops:
+            before += earlier[workload].stages
+        else:
             return None
     said = [
-        (sum(finished[workload].stages for workload in here), "{} of this run"),
+        (here, "{} of this run"),
         (int(under_way), "the pretraining under way"),
-        (sum(earlier[workload].stages for workload in before), "{} of earlier runs on this machine"),
+        (before, "{} of earlier runs on this machine"),
     ]
     basis = [text.format(f"{count:,} stage{'s' if count != 1 else ''}") for count, text in said if count]
     return Forecast(seconds / at_once, " and ".join(basis))
 
 
-def _training(to_do: Mapping[str, tuple[str, float]], paces: Mapping[str, Pace]) -> dict[str, float]:
+def _training(begun: Collection[Pace]) -> dict[str, float]:
     """By workload, the mean FLOPs per second of the pretrainings under way."""
     speeds: dict[str, list[float]] = {}
-    for digest, pace in paces.items():
-        workload, flops = to_do.get(digest, ("", 0.0))
-        if flops and pace.share_per_second:
-            speeds.setdefault(workload, []).append(pace.share_per_second * flops)
+    for pace in begun:
+        if pace.share_per_second:
+            speeds.setdefault(pace.workload, []).append(pace.share_per_second * pace.flops)
     return {workload: sum(found) / len(found) for workload, found in speeds.items()}

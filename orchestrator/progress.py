@@ -9,7 +9,7 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orchestrator.analysis.gaps import estimate
@@ -41,7 +41,7 @@ class State:
     computed: int = 0  # stages, measurements at rungs among them
     _on_the_way: int = 0  # of them, measurements at rungs, which are not among `stages`
     _running: dict[str, Running] = field(default_factory=dict)
-    _paces: dict[str, tuple[str, Pace]] = field(default_factory=dict)  # by pretraining: who trains it, and how fast
+    _begun: dict[str, tuple[str, Pace]] = field(default_factory=dict)  # by pretraining: who trains it, and how fast
     _finished: dict[str, Speed] = field(default_factory=dict)  # by workload: stages computed in this run
     _best: Gap | None = None
     _worst: Gap | None = None
@@ -49,6 +49,10 @@ class State:
 
     def __post_init__(self) -> None:
         self._needed_by = Counter(digest for digests in self.needs.values() for digest in digests)
+        self._left: Counter[str] = (
+            Counter()
+        )  # by workload, the FLOPs of `to_do`, as whole numbers: sums of them are exact
+        self._add(self.to_do.values())
 
     # What happens -----------------------------------------------------------------------------------------------------
 
@@ -63,8 +67,9 @@ class State:
                 examples_per_second=report["examples_per_second"],
                 gpu=GpuUse(**report["gpu"]) if report.get("gpu") else None,
             )
-        if report.get("run"):
-            self._paces[report["run"]] = trial, Pace(report["share"], report["share_per_second"])
+        if report.get("run") in self.to_do:
+            pace = Pace(*self.to_do[report["run"]], report["share"], report["share_per_second"])
+            self._begun[report["run"]] = trial, pace
         for event in report.get("events", ()):
             if event["event"] == "stage":
                 self._computed(event["digest"], event.get("seconds_in_all", event["seconds"]))
@@ -80,7 +85,7 @@ class State:
         for digest in self.needs.pop(trial, ()):
             self._needed_by[digest] -= 1
             if not self._needed_by[digest]:  # nobody computes it any more, if it is missing
-                self.to_do.pop(digest, None)
+                self._settle(digest)
 
     def add_trial(
         self, trial: str, to_do: Mapping[str, tuple[str, float]], stages: int, stored: int, needs: Collection[str]
@@ -95,6 +100,7 @@ class State:
         self.outcomes[trial[:12]] = "pending"
         self.needs[trial] = needs
         self._needed_by.update(needs)
+        self._add(cost for digest, cost in to_do.items() if digest not in self.to_do)
         self.to_do |= to_do
         self.stages += stages
         self.stored += stored
@@ -134,10 +140,20 @@ class State:
     def _computed(self, digest: str, seconds: float) -> None:
         self.computed += 1
         self._on_the_way += digest not in self.to_do
-        self._paces.pop(digest, None)
-        workload, flops = self.to_do.pop(digest, ("", 0.0))
+        workload, flops = self._settle(digest)
         if flops:
             self._finished[workload] = self._finished.get(workload, Speed(0.0, 0.0, 0)) + Speed(seconds, flops, 1)
+
+    def _add(self, costs: Iterable[tuple[str, float]]) -> None:
+        for workload, flops in costs:
+            self._left[workload] += int(flops)
+
+    def _settle(self, digest: str) -> tuple[str, float]:
+        """A stage is not to be done any more; its workload and FLOPs."""
+        self._begun.pop(digest, None)
+        workload, flops = self.to_do.pop(digest, ("", 0.0))
+        self._left[workload] -= int(flops)
+        return workload, flops
 
     # What people want to know -----------------------------------------------------------------------------------------
 
@@ -167,12 +183,12 @@ class State:
 
     def left(self) -> Forecast | None:
         """How long the rest takes; None: not known yet."""
-        running = dict(self._running)
-        paces = {
-            digest: pace if trial in running else Pace(pace.share, 0.0)
-            for digest, (trial, pace) in dict(self._paces).items()
-        }
-        return forecast(dict(self.to_do), paces, dict(self._finished), _sum(self.earlier, self.elsewhere), len(running))
+        begun = [
+            pace if trial in self._running else replace(pace, share_per_second=0.0)
+            for trial, pace in list(self._begun.values())
+        ]
+        earlier = _sum(self.earlier, self.elsewhere)
+        return forecast(dict(self._left), begun, dict(self._finished), earlier, len(self._running))
 
 
 def _sum(first: Mapping[str, Speed], second: Mapping[str, Speed]) -> dict[str, Speed]:
