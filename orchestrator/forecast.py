@@ -2,8 +2,8 @@
 
 Stages of one workload (`plan.workload`) are taken to cost time in proportion to their FLOPs. Their speed is the best
 that is known: that of the very pretraining, if it is under way; that of stages which this run has finished; that of
-other pretrainings under way; that of earlier runs on the same machine. Where nothing is known of a workload nothing is
-said.
+other pretrainings under way; that of earlier runs on the same machine; and for what is read of a network, not for
+training one, that of the same reading of other architectures. Where nothing is known of a workload nothing is said.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ def forecast(
         return None
     training = _training(begun)
     seconds = sum((1 - pace.share) / pace.share_per_second for pace in begun if pace.share_per_second)
-    under_way, here, before = bool(training), 0, 0
+    here: set[str] = set()
+    before: set[str] = set()
     for workload, flops in left.items():
         known = [pace for pace in begun if pace.workload == workload]
         rest = flops - sum(pace.flops * (1 if pace.share_per_second else pace.share) for pace in known)
@@ -72,18 +73,21 @@ def forecast(
             continue
         if workload in finished:
             seconds += rest * finished[workload].seconds / finished[workload].flops
-            here += finished[workload].stages
+            here.add(workload)
         elif workload in training:
             seconds += rest / training[workload]
         elif workload in earlier:
             seconds += rest * earlier[workload].seconds / earlier[workload].flops
-            before += earlier[workload].stages
+            before.add(workload)
+        elif others := _same_reading(workload, finished):
+            seconds += rest * sum(finished[o].seconds for o in others) / sum(finished[o].flops for o in others)
+            here.update(others)
         else:
             return None
     said = [
-        (here, "{} of this run"),
-        (int(under_way), "the pretraining under way"),
-        (before, "{} of earlier runs on this machine"),
+        (sum(finished[workload].stages for workload in here), "{} of this run"),
+        (len(training), "the pretraining under way"),
+        (sum(earlier[workload].stages for workload in before), "{} of earlier runs on this machine"),
     ]
     basis = [text.format(f"{count:,} stage{'s' if count != 1 else ''}") for count, text in said if count]
     return Forecast(seconds / at_once, " and ".join(basis))
@@ -96,3 +100,9 @@ def _training(begun: Collection[Pace]) -> dict[str, float]:
         if pace.share_per_second:
             speeds.setdefault(pace.workload, []).append(pace.share_per_second * pace.flops)
     return {workload: sum(found) / len(found) for workload, found in speeds.items()}
+
+
+def _same_reading(workload: str, finished: Mapping[str, Speed]) -> list[str]:
+    """The workloads of one probe or other measurement on networks of all architectures; none for a pretraining."""
+    reading = workload.split()[0]
+    return [other for other in finished if other.split()[0] == reading != "pretrain"]

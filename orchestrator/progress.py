@@ -6,6 +6,7 @@ Pure but for the clock, which is an argument. `status` keeps the snapshots, `dis
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -49,6 +50,7 @@ class State:
 
     def __post_init__(self) -> None:
         self._needed_by = Counter(digest for digests in self.needs.values() for digest in digests)
+        self._counting = threading.Lock()  # a search adds trials on one thread while others end on another
         self._left: Counter[str] = (
             Counter()
         )  # by workload, the FLOPs of `to_do`, as whole numbers: sums of them are exact
@@ -145,14 +147,16 @@ class State:
             self._finished[workload] = self._finished.get(workload, Speed(0.0, 0.0, 0)) + Speed(seconds, flops, 1)
 
     def _add(self, costs: Iterable[tuple[str, float]]) -> None:
-        for workload, flops in costs:
-            self._left[workload] += int(flops)
+        with self._counting:
+            for workload, flops in costs:
+                self._left[workload] += int(flops)
 
     def _settle(self, digest: str) -> tuple[str, float]:
         """A stage is not to be done any more; its workload and FLOPs."""
         self._begun.pop(digest, None)
         workload, flops = self.to_do.pop(digest, ("", 0.0))
-        self._left[workload] -= int(flops)
+        with self._counting:
+            self._left[workload] -= int(flops)
         return workload, flops
 
     # What people want to know -----------------------------------------------------------------------------------------

@@ -49,6 +49,16 @@ def test_a_pretraining_that_was_left_half_done_costs_its_other_half():
     assert found.seconds == pytest.approx(150 / 10)
 
 
+def test_a_probe_of_another_architecture_is_a_guide_and_the_training_of_one_is_none():
+    here = FINISHED | {"linear_probe mlp": Speed(3.0, 10.0, 1)}  # together 20 FLOPs in 4 s
+    found = forecast({"linear_probe raw": 50.0}, [], here, {}, 1)
+    assert (found.seconds, found.basis) == (pytest.approx(50 * 4 / 20), "2 stages of this run")
+    assert forecast({"knn raw": 50.0}, [], here, {}, 1) is None
+    assert forecast({"pretrain mlp": 50.0}, [], here, {}, 1) is None
+    earlier = {"linear_probe raw": Speed(1.0, 50.0, 4)}
+    assert forecast({"linear_probe raw": 50.0}, [], here, earlier, 1).seconds == pytest.approx(1)
+
+
 def test_what_takes_no_arithmetic_takes_no_time_and_nothing_needs_no_speed():
     assert forecast({}, [], {}, {}, 0).seconds == 0
     assert forecast({CNN: 0.0}, [], {}, {}, 0).seconds == 0

@@ -3,6 +3,8 @@
 import logging
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orchestrator.forecast import Speed
 from orchestrator.progress import Listener, State
@@ -106,6 +108,17 @@ def test_time_left_is_unknown_then_from_what_trains_then_from_what_is_finished(s
     assert found.forecast.seconds == pytest.approx((300 * 0.2 + 4) / 2)
     assert found.forecast.basis == "1 stage of this run and 6 stages of earlier runs on this machine"
     assert found.speeds == {"pretrain mlp": Speed(20.0, 100.0, 1), "linear_probe mlp": Speed(4.0, 10.0, 6)}
+
+
+@given(st.permutations(range(6)), st.lists(st.floats(0, 1e18), min_size=6, max_size=6))
+def test_in_whatever_order_stages_end_nothing_is_left_after_the_last(order, flops):
+    to_do = {str(i): ("pretrain mlp", cost) for i, cost in enumerate(flops)}
+    state = State(sweep="s", trials=1, stages=6, stored=0, started=0.0, to_do=to_do, clock=Clock())
+    state.trial_started("a")
+    for position, stage in enumerate(order):
+        state.trial_progress("a", computed(str(stage), 1.0))
+        assert state.snapshot().left == 5 - position
+    assert state.left().seconds == 0
 
 
 def test_a_run_that_was_taken_up_again_counts_with_all_its_time(state):
