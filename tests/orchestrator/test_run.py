@@ -242,7 +242,7 @@ def test_status_and_report_read_the_store(finished):
     read = snapshot(journal)
     for name in ("state", "outcomes", "stages", "stages_stored"):
         assert getattr(read, name) == getattr(written, name), "what the driver wrote is what the store says"
-    assert (written.reused, written.left, status["worst_gap"]["n"]) == (0, 0, 2)
+    assert (written.left, status["worst_gap"]["n"]) == (0, 2)
     workloads = {"pretrain mlp", "linear_probe mlp"}
     assert workloads <= set(written.speeds), "what later runs are forecast from"
     assert bottleneck("status", "small", "--watch", "--storage", storage).stdout.startswith(
