@@ -30,12 +30,14 @@ os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 if TYPE_CHECKING:
     import pandas as pd
+    from click.shell_completion import CompletionItem
 
     from orchestrator.analysis import Findings
     from orchestrator.analysis.compare import Arm
     from orchestrator.analysis.summary import Correct
     from orchestrator.collect import Choice
     from orchestrator.doctor import Finding
+    from orchestrator.journal import Journal
     from orchestrator.plan import Assignment, Plan, Price
     from orchestrator.report.figures import Evidence
     from orchestrator.sweep import Sweep
@@ -64,6 +66,33 @@ def main() -> None:
         sys.stderr.close()
         code = 0
     sys.exit(code if isinstance(code, int) else 0)
+
+
+# What a shell completes. Nothing that asks a server: it is waited for after every press of the key.
+
+
+def _shipped(context: click.Context, parameter: click.Parameter, typed: str) -> list[CompletionItem]:
+    """The sweeps that ship with the program, or a file."""
+    from orchestrator.sweep import canonical
+
+    return _completed(canonical(), typed)
+
+
+def _kept(context: click.Context, parameter: click.Parameter, typed: str) -> list[CompletionItem]:
+    """The sweeps of a store in a folder, or a file."""
+    from orchestrator.journal import NAME
+    from orchestrator.settings import storage_location
+
+    folder = Path(storage_location(context.params.get("storage")).value) / "sweeps"
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return _completed(sorted(name for name in names if re.fullmatch(NAME, name)), typed)
+
+
+def _completed(names: Sequence[str], typed: str) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
+    found = [CompletionItem(name) for name in names if name.startswith(typed)]
+    return found or [CompletionItem(typed, type="file")]
 
 
 def _set_option(command: Command) -> Command:
@@ -102,7 +131,7 @@ def bottleneck() -> None:
 
 
 @bottleneck.command(short_help="Check a sweep without running it.")
-@click.argument("sweep", metavar="SWEEP", required=False)
+@click.argument("sweep", metavar="SWEEP", required=False, shell_complete=_shipped)
 @_set_option
 @click.option("--resolved", is_flag=True, help="Print the sweep with every default filled in.")
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of sweep files, for editors.")
@@ -130,7 +159,7 @@ def validate(sweep: str | None, overrides: Sequence[str], resolved: bool, schema
 
 
 @bottleneck.command(short_help="Show what a sweep would do and cost.")
-@click.argument("sweep", metavar="SWEEP")
+@click.argument("sweep", metavar="SWEEP", shell_complete=_shipped)
 @_set_option
 @_storage_option
 @_tracking_option
@@ -168,7 +197,7 @@ def plan(
 
 
 @bottleneck.command(short_help="Run a sweep, or continue it.")
-@click.argument("sweep", metavar="SWEEP")
+@click.argument("sweep", metavar="SWEEP", shell_complete=_shipped)
 @_set_option
 @_storage_option
 @_tracking_option
@@ -216,39 +245,64 @@ def run(
 
 
 @bottleneck.command(short_help="Show how far sweeps are.")
-@click.argument("sweep", metavar="[SWEEP]", required=False)
+@click.argument("sweep", metavar="[SWEEP]", required=False, shell_complete=_kept)
 @_storage_option
 @_json_option
-def status(sweep: str | None, storage: str | None, as_json: bool) -> None:
-    """Show how far the sweeps in a store are, or one of them with its trials."""
+@click.option("--watch", is_flag=True, help="Follow the sweep until nobody runs it; with --json a line for each look.")
+@click.option(
+    "--every",
+    type=click.FloatRange(0.1),
+    metavar="SECONDS",
+    help="How often --watch looks. Default: 2, for an object store and for plain lines 15.",
+)
+@click.pass_context
+def status(
+    context: click.Context, sweep: str | None, storage: str | None, as_json: bool, watch: bool, every: float | None
+) -> None:
+    """Show how far the sweeps in a store are, or one of them with its trials.
+
+    --watch ends by itself. Exit 0: the sweep is finished; 1: nobody runs it, and it is not.
+    """
+    import time
+
+    from orchestrator import display
     from orchestrator.journal import Journal
     from orchestrator.status import in_numbers, snapshot, trial_lines
 
     store = _store(storage)
+    if watch or every is not None:
+        if sweep is None or not watch:
+            raise click.UsageError("name the sweep to --watch" if watch else "--every is for --watch")
+        context.exit(_watch(Journal(store, _name(sweep)), every, as_json))
     journals = [Journal(store, name) for name in ([_name(sweep)] if sweep else store.names("sweeps"))]
-    snapshots = [snapshot(journal) for journal in journals]
-    found = [in_numbers(*one) for one in zip(journals, snapshots, strict=True)]
+    snapshots, now = [snapshot(journal) for journal in journals], time.time()
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps([in_numbers(*one, now) for one in zip(journals, snapshots, strict=True)], indent=2))
         return
-    if not found:
+    if not journals:
         _say(f"storage {store.shown!r} has no sweeps")
-    for one in found:
-        trials = ", ".join(f"{count} {state}" for state, count in one["trials"].items())
-        _print_pairs(
-            one["sweep"],
-            [
-                ("state", one["state"]),
-                ("trials", trials),
-                ("stages", f"{one['stages_stored']} of {one['stages']} in the store"),
-            ],
-        )
+    for journal, found in zip(journals, snapshots, strict=True):
+        _print_pairs(journal.sweep, display.lines(found, now))
     if sweep:
         _print_table(("trial", "status", "design"), trial_lines(journals[0], snapshots[0]))
 
 
+def _watch(journal: Journal, every: float | None, as_json: bool) -> int:
+    """Follow a sweep; the exit code, which Ctrl-C makes 130."""
+    from orchestrator.display import watch
+
+    try:
+        found = watch(journal, every_s=every, as_json=as_json, file=sys.stdout)
+    except KeyboardInterrupt:
+        return 130
+    if found.state == "finished":
+        return 0
+    _say(f"nobody is running {journal.sweep} ({found.state}); `bottleneck run` continues it")
+    return 1
+
+
 @bottleneck.command(short_help="Print the results table.")
-@click.argument("sweeps", metavar="[SWEEP]...", nargs=-1)
+@click.argument("sweeps", metavar="[SWEEP]...", nargs=-1, shell_complete=_kept)
 @_storage_option
 @click.option("--tracking-uri", metavar="URI", help="Read from MLflow and not from the store.")
 @click.option("--where", metavar="QUERY", help='A pandas query over the columns: "weight > 0 and gap > 0.02".')
@@ -306,7 +360,7 @@ def results(
 
 
 @bottleneck.command(short_help="Judge the claims of the information saturation bottleneck.")
-@click.argument("sweeps", metavar="SWEEP...", nargs=-1, required=True)
+@click.argument("sweeps", metavar="SWEEP...", nargs=-1, required=True, shell_complete=_kept)
 @_storage_option
 @_json_option
 def claims(sweeps: Sequence[str], storage: str | None, as_json: bool) -> None:
@@ -326,7 +380,7 @@ def claims(sweeps: Sequence[str], storage: str | None, as_json: bool) -> None:
 
 
 @bottleneck.command(short_help="Tell unused features from lost ones.")
-@click.argument("sweeps", metavar="SWEEP...", nargs=-1, required=True)
+@click.argument("sweeps", metavar="SWEEP...", nargs=-1, required=True, shell_complete=_kept)
 @click.option(
     "--margin", default=1.0, show_default=True, help="Points below direct training that still count as reaching it."
 )
@@ -349,7 +403,7 @@ def ladder(sweeps: Sequence[str], margin: float, storage: str | None, as_json: b
 
 
 @bottleneck.command(short_help="Say what the results show, the most important first.")
-@click.argument("sweeps", metavar="SWEEP...", nargs=-1, required=True)
+@click.argument("sweeps", metavar="SWEEP...", nargs=-1, required=True, shell_complete=_kept)
 @click.option(
     "--margin",
     type=click.FloatRange(0, min_open=True),
@@ -387,7 +441,7 @@ def findings(sweeps: Sequence[str], margin: float, alpha: float, storage: str | 
 
 
 @bottleneck.command(short_help="Print indices, fits and tests.")
-@click.argument("sweeps", metavar="SWEEP...", nargs=-1, required=True)
+@click.argument("sweeps", metavar="SWEEP...", nargs=-1, required=True, shell_complete=_kept)
 @_storage_option
 @_json_option
 def analyse(sweeps: Sequence[str], storage: str | None, as_json: bool) -> None:
@@ -412,8 +466,8 @@ def analyse(sweeps: Sequence[str], storage: str | None, as_json: bool) -> None:
 
 
 @bottleneck.command(short_help="Say what differs between two sweeps.")
-@click.argument("first", metavar="A")
-@click.argument("second", metavar="B")
+@click.argument("first", metavar="A", shell_complete=_kept)
+@click.argument("second", metavar="B", shell_complete=_kept)
 @_storage_option
 @click.option("--other-storage", metavar="LOCATION", help="Where B is kept. Default: where A is.")
 @_json_option
@@ -448,7 +502,7 @@ def compare(first: str, second: str, storage: str | None, other_storage: str | N
 
 
 @bottleneck.command(short_help="Write the report again.")
-@click.argument("sweep", metavar="SWEEP")
+@click.argument("sweep", metavar="SWEEP", shell_complete=_kept)
 @_storage_option
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the page here as well.")
 def report(sweep: str, storage: str | None, output: Path | None) -> None:
@@ -497,7 +551,7 @@ def figure(words: Sequence[str], out: Path, narrow: bool, listed: bool, storage:
 
 
 @bottleneck.command(short_help="Bring MLflow up to date with the store.")
-@click.argument("sweep", metavar="SWEEP")
+@click.argument("sweep", metavar="SWEEP", shell_complete=_kept)
 @_storage_option
 @_tracking_option
 def sync(sweep: str, storage: str | None, tracking_uri: str | None) -> None:
@@ -600,7 +654,7 @@ def ui(storage: str | None, tracking_uri: str | None, host: str, port: int) -> N
 
 
 @bottleneck.command(short_help="Check whether the machines can run sweeps.")
-@click.argument("sweep", metavar="[SWEEP]", required=False)
+@click.argument("sweep", metavar="[SWEEP]", required=False, shell_complete=_shipped)
 @_storage_option
 @_tracking_option
 @click.option("--cluster", metavar="ADDRESS", help="Check the nodes of this Ray cluster. Default: RAY_ADDRESS.")
@@ -636,6 +690,23 @@ def doctor(
     else:
         _print_findings(findings)
     context.exit(0 if all(f.fine for f in findings) else 1)
+
+
+@bottleneck.command(short_help="Print a script that completes commands in a shell.")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]), required=False)
+def completion(shell: str | None) -> None:
+    """Print what makes a shell complete commands, options and names of sweeps; for the shell of $SHELL unless named.
+
+    bash: `bottleneck completion bash >> ~/.bashrc`; zsh: the same with ~/.zshrc; fish: into
+    ~/.config/fish/completions/bottleneck.fish.
+    """
+    from click.shell_completion import get_completion_class
+
+    name = shell or Path(os.environ.get("SHELL", "")).name
+    script = get_completion_class(name)
+    if script is None:
+        raise click.UsageError(f"found {name!r} as the shell of $SHELL; name one of bash, zsh, fish")
+    _write(script(bottleneck, {}, "bottleneck", "_BOTTLENECK_COMPLETE").source())
 
 
 # Reading ----------------------------------------------------------------------------------------------------------

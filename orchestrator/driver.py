@@ -126,7 +126,7 @@ class Driver:
             why = "without an objective" if value is None else f"with an objective of {value:.4g}"
             status |= {"error": f"stopped early, at step {end.stopped_at} {why}"}
             status |= {"rule": self._rule, "steps": end.stopped_at, "objective": value}
-        self._state.trial_ended(digest, end.status)
+        self._state.trial_ended(digest, end.status, end.error)
         self._submit(self._ended, self._under_way.pop(digest), status)
 
     # On the thread ----------------------------------------------------------------------------------------------------
@@ -179,7 +179,8 @@ class Driver:
             stages = self._work.of([asked.trial])
             self._plan["trials"].append(kept)
             self._trials[asked.trial.digest] = kept
-            self._state.add_trial(asked.trial.digest, stages.to_do, stages.total, stages.stored)
+            needs = [digest for _, digest in kept["stages"]]
+            self._state.add_trial(asked.trial.digest, stages.to_do, stages.total, stages.stored, needs)
             if stages.to_do:
                 self._queue.append(asked.trial)
             else:

@@ -166,12 +166,12 @@ class Journal:
         """Keep how far the sweep is, in place of what was kept before."""
         self.store.write(f"{self.folder}/status.json", json.dumps(snapshot, allow_nan=False).encode())
 
-    def snapshot(self) -> Any:
-        """What was kept last; None, if nothing readable is there."""
+    def snapshot(self) -> bytes:
+        """What was kept last, as JSON; empty, if nothing is there."""
         try:
-            return json.loads(self.store.read(f"{self.folder}/status.json"))
-        except (FileNotFoundError, ValueError, RecursionError):
-            return None
+            return self.store.read(f"{self.folder}/status.json")
+        except FileNotFoundError:
+            return b""
 
     def text(self) -> str:
         """The sweep that was planned last, as YAML."""

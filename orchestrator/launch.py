@@ -60,7 +60,7 @@ from orchestrator import capacity, stopping  # noqa: E402
 from orchestrator.journal import Journal  # noqa: E402
 from orchestrator.settings import without_secrets  # noqa: E402
 from orchestrator.stopping import Stopping  # noqa: E402
-from trainables import room, stall  # noqa: E402
+from trainables import gpu, room, stall  # noqa: E402
 from trainables.errors import UserError  # noqa: E402
 from trainables.spec import Rung, TrialSpec  # noqa: E402
 from trainables.store import Store  # noqa: E402
@@ -291,6 +291,10 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
             report["store_full"] = str(error) if room.is_full(error) else None
             report["done"] = True
         report["events"], self._events = self._events, []
+        report["warnings"] = [_clean(line) for line in self._log.warnings]
+        self._log.warnings.clear()
+        use = gpu.use(self._device)
+        report["gpu"] = asdict(use) if use else None
         return report
 
     def _at_rung(self, early_stopping: Stopping, rung: Rung) -> dict[str, Any]:
@@ -323,14 +327,17 @@ def _clean(text: str) -> str:
 
 
 class _LogTail(logging.Handler):
-    """The last lines that were logged."""
+    """The last lines that were logged, and of the warnings among them those that nobody has taken."""
 
     def __init__(self) -> None:
         super().__init__()
         self.lines: deque[str] = deque(maxlen=LOG_TAIL_LINES)
+        self.warnings: deque[str] = deque(maxlen=LOG_TAIL_LINES)
 
     def emit(self, record: logging.LogRecord) -> None:
         self.lines.append(self.format(record))
+        if record.levelno >= logging.WARNING:
+            self.warnings.append(record.getMessage())
 
 
 class _Reporter(tune.Callback):  # type: ignore[misc]

@@ -651,6 +651,15 @@ def costs(plan: Plan, sizes: Mapping[str, NetworkSize]) -> dict[str, tuple[Stage
     return {digest: (stage, cost.flops(stage)) for digest, stage in unique.items()}
 
 
+def workload(stage: StageSpec) -> str:
+    """What a stage has in common with those that take time in the same proportion to their FLOPs."""
+    if isinstance(stage, PretrainSpec):
+        return f"{stage.kind} {stage.architecture.name}"
+    network = stage.run if isinstance(stage, TrajectorySpec) else stage.members[0]
+    what = stage.transfer.protocol if isinstance(stage, ProbeSpec) else stage.kind
+    return f"{what} {network.architecture.name}"
+
+
 def training_flops(trial: TrialSpec, sizes: Mapping[str, NetworkSize]) -> float:
     """Floating point operations of the pretrainings that a trial's representations need, for one seed."""
     cost = _Cost(sizes)

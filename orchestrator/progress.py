@@ -1,215 +1,224 @@
-"""How is the sweep doing? What the terminal shows while it runs.
+"""How is the sweep doing? What has happened goes in, a snapshot of what people want to know comes out.
 
-`State` is counting: what has happened goes in, what people want to know comes out, with the clock as an argument.
-`Display` draws it: a live panel on a terminal, a plain line now and then elsewhere. Everything goes to stderr.
+Pure but for the clock, which is an argument. `status` keeps the snapshots, `display` draws them.
 """
 
 from __future__ import annotations
 
-import sys
+import logging
 import threading
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from orchestrator.analysis.gaps import estimate
-from orchestrator.terminal import printable
+from orchestrator.forecast import Forecast, Pace, Speed, forecast
+from orchestrator.settings import without_secrets
+from orchestrator.status import RUNNING, Gap, Running, Snapshot, Warned
+from trainables.gpu import GpuUse
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-REDRAW_S = 0.5
-PLAIN_LINE_S = 15.0
+WARNINGS = 3  # the last ones are shown
+MOST_OF_A_WARNING = 500  # characters; the journal and the log have the rest
 
 
 @dataclass
 class State:
-    """Counts of one run of a sweep."""
+    """What is known of one run of a sweep. Trials are named by their digests."""
 
     sweep: str
     trials: int
     stages: int  # unique, of the whole sweep
     stored: int  # of them, in the store when the run began
-    started: float
-    to_do: dict[str, tuple[str, float]] = field(default_factory=dict)  # digest -> (kind, FLOPs) of missing stages
+    started: float  # by the clock
+    to_do: dict[str, tuple[str, float]] = field(default_factory=dict)  # digest -> (workload, FLOPs) of missing stages
     outcomes: dict[str, str] = field(default_factory=dict)  # by the first 12 digits of trials, the status of their rows
-    finished_trials: int = 0
-    failed_trials: int = 0
-    stopped_trials: int = 0  # early
-    computed: int = 0
-    on_the_way: int = 0  # of them, measurements at rungs, which are not among `stages`
-    running: dict[str, tuple[str, float]] = field(default_factory=dict)  # trial -> (what it does, examples/s)
-    worst: tuple[str, float, float | None, float | None, int] | None = None  # where, gap, interval, seeds
-    warning: str = ""
-    _rates: dict[str, tuple[float, float]] = field(default_factory=dict)  # kind -> (seconds, FLOPs) computed so far
+    needs: dict[str, Collection[str]] = field(default_factory=dict)  # by trial, the digests of its stages
+    place: str = ""  # where trials run, and with what: speeds of another place say nothing
+    earlier: dict[str, Speed] = field(default_factory=dict)  # by workload: what earlier runs of the sweep found there
+    elsewhere: dict[str, Speed] = field(default_factory=dict)  # the same of the store's other sweeps
+    clock: Callable[[], float] = time.monotonic
+    computed: int = 0  # stages, measurements at rungs among them
+    _on_the_way: int = 0  # of them, measurements at rungs, which are not among `stages`
+    _running: dict[str, Running] = field(default_factory=dict)
+    _begun: dict[str, tuple[str, Pace]] = field(default_factory=dict)  # by pretraining: who trains it, and how fast
+    _finished: dict[str, Speed] = field(default_factory=dict)  # by workload: stages computed in this run
+    _best: Gap | None = None
+    _worst: Gap | None = None
+    _warnings: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=WARNINGS))
+
+    def __post_init__(self) -> None:
+        self._needed_by = Counter(digest for digests in self.needs.values() for digest in digests)
+        self._counting = threading.Lock()  # a search adds trials on one thread while others end on another
+        self._left: Counter[str] = (
+            Counter()
+        )  # by workload, the FLOPs of `to_do`, as whole numbers: sums of them are exact
+        self._add(self.to_do.values())
+
+    # What happens -----------------------------------------------------------------------------------------------------
 
     def trial_started(self, trial: str) -> None:
-        self.running[trial] = ("starting", 0.0)
+        self._running[trial] = Running(trial=trial[:12], doing="starting", examples_per_second=0.0)
 
     def trial_progress(self, trial: str, report: Mapping[str, Any]) -> None:
         if report.get("doing"):
-            self.running[trial] = (report["doing"], report["examples_per_second"])
+            self._running[trial] = Running(
+                trial=trial[:12],
+                doing=report["doing"],
+                examples_per_second=report["examples_per_second"],
+                gpu=GpuUse(**report["gpu"]) if report.get("gpu") else None,
+            )
+        if report.get("run") in self.to_do:
+            pace = Pace(*self.to_do[report["run"]], report["share"], report["share_per_second"])
+            self._begun[report["run"]] = trial, pace
         for event in report.get("events", ()):
             if event["event"] == "stage":
-                self._computed(event["digest"], event["seconds"])
-            else:
-                self.warning = f"{event['event']}: {event.get('entry', '')}"
+                self._computed(event["digest"], event.get("seconds_in_all", event["seconds"]))
+        for text in report.get("warnings", ()):
+            self.warned(text)
 
-    def trial_ended(self, trial: str, status: str) -> None:
-        """`status`: ok, failed, or stopped early."""
-        self.running.pop(trial, None)
-        self.finished_trials += status == "ok"
-        self.failed_trials += status == "failed"
-        self.stopped_trials += status == "stopped"
+    def trial_ended(self, trial: str, status: str, error: str | None = None) -> None:
+        """`status`: ok, failed, or stopped early; with `error`, a warning says why."""
+        self._running.pop(trial, None)
+        self.outcomes[trial[:12]] = status
+        if status == "failed":
+            self.warned(f"trial {trial[:12]} failed: {error or 'without a word'}")
+        for digest in self.needs.pop(trial, ()):
+            self._needed_by[digest] -= 1
+            if not self._needed_by[digest]:  # nobody computes it any more, if it is missing
+                self._settle(digest)
 
-    def add_trial(self, trial: str, to_do: Mapping[str, tuple[str, float]], stages: int, stored: int) -> None:
+    def add_trial(
+        self, trial: str, to_do: Mapping[str, tuple[str, float]], stages: int, stored: int, needs: Collection[str]
+    ) -> None:
         """A search has asked for a trial.
 
         Args:
             to_do: its missing stages, as those of the state.
             stages, stored: how many stages no earlier trial had, and how many of them the store has.
+            needs: the digests of all its stages.
         """
         self.outcomes[trial[:12]] = "pending"
+        self.needs[trial] = needs
+        self._needed_by.update(needs)
+        self._add(cost for digest, cost in to_do.items() if digest not in self.to_do)
         self.to_do |= to_do
         self.stages += stages
         self.stored += stored
 
     def measured(self, trial: str, status: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """A trial has its rows, with this status: keep that, and the worst mean gap so far."""
+        """A trial has its rows, with this status: keep that, and the smallest and the largest mean gap so far."""
+        if status == "diverged" and self.outcomes.get(trial[:12]) != "diverged":
+            self.warned(f"trial {trial[:12]} diverged")
         self.outcomes[trial[:12]] = status
-        by_component: dict[str, list[float]] = {}
-        where: dict[str, str] = {}
+        by_component: dict[tuple[str, str], list[float]] = {}
         for row in rows:
             if (
                 row["gap"] is not None and row["primary"] and row["pretrain_digest"] != row["direct_digest"]
             ):  # not one with itself
-                by_component.setdefault(row["component"], []).append(row["gap"])
-                where[row["component"]] = f"{row['component']} at {row['mixture']}"
-        for component, values in by_component.items():
+                by_component.setdefault((row["component"], row["mixture"]), []).append(row["gap"])
+        for (component, mixture), values in by_component.items():
             found = estimate(values)
-            if self.worst is None or found.mean > self.worst[1]:
-                self.worst = (where[component], found.mean, found.low, found.high, found.n)
+            gap = Gap(
+                trial=trial[:12],
+                component=component,
+                mixture=mixture,
+                mean=found.mean,
+                low=found.low,
+                high=found.high,
+                n=found.n,
+            )
+            if self._best is None or gap.mean < self._best.mean:
+                self._best = gap
+            if self._worst is None or gap.mean > self._worst.mean:
+                self._worst = gap
 
-    @property
-    def examples_per_second(self) -> float:
-        return sum(rate for _, rate in list(self.running.values()))
-
-    @property
-    def stages_done(self) -> int:
-        """Of `stages`, those that the store has by now."""
-        return self.stored + self.computed - self.on_the_way
-
-    def seconds_left(self) -> float | None:
-        """From the mean speed of each kind of stage so far and the stages still missing; None: too early to tell."""
-        if not self.to_do:
-            return 0.0
-        left = 0.0
-        for kind, flops in list(self.to_do.values()):  # Ray's loop takes from it meanwhile
-            if kind not in self._rates:
-                return None
-            seconds, done = self._rates[kind]
-            left += flops * seconds / done if done else 0.0
-        return left / max(1, len(self.running))
+    def warned(self, text: str) -> None:
+        """Something that people should know."""
+        text = text[:MOST_OF_A_WARNING].encode("utf-8", "backslashreplace").decode()
+        self._warnings.append((self.clock(), text))
 
     def _computed(self, digest: str, seconds: float) -> None:
         self.computed += 1
-        self.on_the_way += digest not in self.to_do
-        kind, flops = self.to_do.pop(digest, ("probe", 0.0))
-        spent, done = self._rates.get(kind, (0.0, 0.0))
-        self._rates[kind] = (spent + seconds, done + flops)
+        self._on_the_way += digest not in self.to_do
+        workload, flops = self._settle(digest)
+        if flops:
+            self._finished[workload] = self._finished.get(workload, Speed(0.0, 0.0, 0)) + Speed(seconds, flops, 1)
 
-    def lines(self, now: float) -> list[tuple[str, str]]:
-        """(what, value) pairs for people."""
-        left = self.seconds_left()
-        passed = duration(now - self.started)
-        trials = f"{self.finished_trials} of {self.trials} done, {len(self.running)} running"
-        if self.failed_trials:
-            trials += f", {self.failed_trials} failed"
-        if self.stopped_trials:
-            trials += f", {self.stopped_trials} stopped early"
-        found = [
-            ("trials", trials),
-            ("stages", f"{self.stages_done} of {self.stages}, {self.stored} reused from the store"),
-            ("time", f"{passed}, about {duration(left)} left" if left else passed),
+    def _add(self, costs: Iterable[tuple[str, float]]) -> None:
+        with self._counting:
+            for workload, flops in costs:
+                self._left[workload] += int(flops)
+
+    def _settle(self, digest: str) -> tuple[str, float]:
+        """A stage is not to be done any more; its workload and FLOPs."""
+        self._begun.pop(digest, None)
+        workload, flops = self.to_do.pop(digest, ("", 0.0))
+        with self._counting:
+            self._left[workload] -= int(flops)
+        return workload, flops
+
+    # What people want to know -----------------------------------------------------------------------------------------
+
+    def snapshot(self, state: str = RUNNING) -> Snapshot:
+        """How far the run is now. Ray's loop goes on meanwhile, so what it changes is copied first."""
+        now = self.clock()
+        outcomes, running = dict(self.outcomes), list(self._running.values()) if state == RUNNING else []
+        outcomes |= {one.trial: "running" for one in running if outcomes.get(one.trial) == "pending"}
+        left = self.left() if state == RUNNING else None
+        return Snapshot(
+            state=state,
+            outcomes=outcomes,
+            trials=max(self.trials, len(outcomes)),
+            stages=self.stages,
+            stages_stored=self.stored + self.computed - self._on_the_way,
+            reused=self.stored,
+            left=len(self.to_do),
+            running=tuple(running),
+            best=self._best,
+            worst=self._worst,
+            forecast=left,
+            warnings=tuple(Warned(seconds_ago=now - at, text=text) for at, text in list(self._warnings)),
+            seconds=now - self.started,
+            place=self.place,
+            speeds=_sum(self.earlier, dict(self._finished)),
+        )
+
+    def left(self) -> Forecast | None:
+        """How long the rest takes; None: not known yet."""
+        begun = [
+            pace if trial in self._running else replace(pace, share_per_second=0.0)
+            for trial, pace in list(self._begun.values())
         ]
-        if self.examples_per_second:
-            found.append(("speed", f"{self.examples_per_second:,.0f} examples/s"))
-        if self.worst:
-            where, mean, low, high, n = self.worst
-            interval = f" [{100 * low:.1f}, {100 * high:.1f}]" if low is not None and high is not None else ""
-            found.append(("worst gap", f"{100 * mean:.1f} points{interval}, n = {n}: {where}"))
-        if self.warning:
-            found.append(("warning", self.warning))
-        return found
+        earlier = _sum(self.earlier, self.elsewhere)
+        return forecast(dict(self._left), begun, dict(self._finished), earlier, len(self._running))
 
 
-def duration(seconds: float) -> str:
-    """For people: 8 s, 3 min 20 s, 2 h 05 min."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+def _sum(first: Mapping[str, Speed], second: Mapping[str, Speed]) -> dict[str, Speed]:
+    nothing = Speed(0.0, 0.0, 0)
+    return {workload: first.get(workload, nothing) + second.get(workload, nothing) for workload in {**first, **second}}
 
 
-class Display:
-    """Shows a `State` until it is closed."""
+class Listener(logging.Handler):
+    """Hears what this program's own modules warn of in this process, for as long as its block lasts."""
 
-    def __init__(self, state: State, *, live: bool | None = None) -> None:
-        """`live` None: a panel if stderr is a terminal."""
+    OURS = ("orchestrator", "trainables")
+
+    def __init__(self, state: State) -> None:
+        super().__init__(logging.WARNING)
         self._state = state
-        self._live = sys.stderr.isatty() if live is None else live
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._show, name="progress", daemon=True)
 
-    def __enter__(self) -> Display:
-        self._thread.start()
+    def __enter__(self) -> Listener:
+        for name in self.OURS:
+            logging.getLogger(name).addHandler(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._closed.set()
-        self._thread.join()
+        for name in self.OURS:
+            logging.getLogger(name).removeHandler(self)
 
-    def _show(self) -> None:
-        if self._live:
-            self._show_live()
-            return
-        while True:
-            line = "; ".join(f"{what}: {value}" for what, value in self._state.lines(time.monotonic()))
-            print(printable(line), file=sys.stderr)
-            if self._closed.wait(PLAIN_LINE_S):
-                return
-
-    def _show_live(self) -> None:
-        from rich.console import Console
-        from rich.live import Live
-
-        with Live(console=Console(stderr=True), transient=True, auto_refresh=False) as live:
-            while True:
-                live.update(_panel(self._state), refresh=True)
-                if self._closed.wait(REDRAW_S):
-                    return
-
-
-def _panel(state: State) -> RenderableType:
-    from rich.console import Group
-    from rich.padding import Padding
-    from rich.progress_bar import ProgressBar
-    from rich.table import Table
-    from rich.text import Text
-
-    grid = Table.grid(padding=(0, 2))
-    for what, value in state.lines(time.monotonic()):
-        grid.add_row(Text(what, style="dim"), Text(printable(value)))
-    for doing, rate in list(state.running.values()):
-        speed = f"  {rate:,.0f}/s" if rate else ""
-        grid.add_row(
-            Text("  now", style="dim"),
-            Text(f"{doing}{speed}", style="cyan", overflow="ellipsis", no_wrap=True),
-        )
-    done = state.stages_done
-    # The bar ends without a new line of its own, and would swallow the first row.
-    bar = Padding(ProgressBar(total=max(1, state.stages), completed=done), 0)
-    return Group(Text(state.sweep, style="bold"), bar, grid)
+    def emit(self, record: logging.LogRecord) -> None:
+        self._state.warned(without_secrets(record.getMessage()))
+        if not logging.getLogger().handlers and logging.lastResort:  # which a handler of any kind silences
+            logging.lastResort.handle(record)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import socket
 import tempfile
 import threading
 import time
@@ -19,13 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator import results
 from orchestrator.cost import costs
+from orchestrator.display import Display, duration
 from orchestrator.driver import Driver
 from orchestrator.journal import Journal
 from orchestrator.plan import Plan
-from orchestrator.progress import Display, State, duration
+from orchestrator.progress import Listener, State
 from orchestrator.settings import without_password
 from orchestrator.space import Optuna
-from orchestrator.status import Published
+from orchestrator.status import Published, speeds
 from orchestrator.stopping import Stopping
 from orchestrator.sweep import Sweep, resolved
 from orchestrator.tracking import Tracker
@@ -95,7 +98,8 @@ def run(
         if search:
             plan = replace(plan, trials=search.trials)
         plan_json = plan.as_json() | (search.as_json() if search else {})
-        text = sweep_text(plan.sweep)
+        text, place = sweep_text(plan.sweep), _place(plan.sweep)
+        earlier = speeds(journal, place)
         journal.write_plan(text, plan_json)  # before the store is asked what it has: gc spares it from here on
         early_stopping, stopped = _early_stopping(plan.sweep, journal)
         stages = work.of(plan.trials)
@@ -109,6 +113,9 @@ def run(
             started=started,
             to_do=dict(stages.to_do),
             outcomes={trial["digest"][:12]: "pending" for trial in plan_json["trials"]},
+            needs={trial["digest"]: [digest for _, digest in trial["stages"]] for trial in plan_json["trials"]},
+            place=place,
+            earlier=earlier,
         )
         journal.start(stages=stages.total, stored=stages.stored)
         tracker = Tracker(
@@ -129,7 +136,7 @@ def run(
             search=search,
             early_stopping=early_stopping,
         )
-        with Published(journal, state) as published, driver, Display(state, live=live):
+        with Listener(state), Published(journal, state) as published, driver, Display(name, state, live=live):
             driver.begin(plan.trials, missing, stopped)
             if not driver.exhausted():
                 # Ray takes seconds to import, and a finished sweep has no need of it.
@@ -197,6 +204,13 @@ def _search(plan: Plan, journal: Journal, lookup: results.Lookup, work: Work) ->
     from orchestrator.proposals import Proposals  # imports Optuna
 
     return Proposals(plan, journal, lookup, work)
+
+
+def _place(sweep: Sweep) -> str:
+    """Where its trials run, and with what: stages of two sweeps with one place take the same time."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    where = socket.gethostname() if address in ("", "auto", "local") else without_password(address)
+    return f"{where}: {sweep.resources.cpu:g} CPU, {sweep.resources.gpu:g} GPU"
 
 
 def _require_room(store: Store, stages: Stages) -> None:

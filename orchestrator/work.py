@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from orchestrator.plan import Plan, architectures, costs, schedule, training_flops
+from orchestrator.plan import Plan, architectures, costs, schedule, training_flops, workload
 from orchestrator.results import Lookup
 from trainables import facts
 from trainables.facts import NetworkSize
@@ -17,7 +17,7 @@ from trainables.store import Store
 class Stages:
     """The stages of some trials, each once."""
 
-    to_do: dict[str, tuple[str, float]]  # digest -> (kind, FLOPs)
+    to_do: dict[str, tuple[str, float]]  # digest -> (workload, FLOPs)
     stored: int  # in the store, of those that had not been asked about before
     total: int  # that had not been asked about before
     weight_bytes: int  # of the networks to do, their heads left out; the rest of a store is small beside them
@@ -48,7 +48,7 @@ class Work:
         new = flops.keys() - self._known
         self._known |= new
         return Stages(
-            to_do={d: (stage.kind, cost) for d, (stage, cost) in flops.items() if d not in settled},
+            to_do={d: (workload(stage), cost) for d, (stage, cost) in flops.items() if d not in settled},
             stored=len(stored & new),
             total=len(new),
             weight_bytes=sum(

@@ -59,6 +59,9 @@ class TrialProgress:
     doing: str  # for people
     step: int  # of the pretraining in progress; 0 outside of one
     examples_per_second: float  # the same
+    run: str = ""  # digest of the whole run that this pretraining is, or is a part of
+    share: float = 0.0  # of the run, done
+    share_per_second: float = 0.0
     rung: int | None = None  # the position of the rung that has just been reached
     finished: bool = False  # whether nothing is left to do
 
@@ -204,13 +207,22 @@ class _Work:
         stage: StageSpec | None = None,
         run: Progress | None = None,
     ) -> TrialProgress:
-        return TrialProgress(
+        known = TrialProgress(
             stages_done=len(stages) - len(pending) - (stage is not None),
             stages_total=len(stages),
             computed=self.computed,
             doing=f"{doing}, step {run.step:,} of {run.steps:,}" if run else doing,
             step=run.step if run else 0,
             examples_per_second=run.examples_per_second if run else 0.0,
+        )
+        if not (run and isinstance(stage, PretrainSpec)):
+            return known
+        whole = stage.run
+        return replace(
+            known,
+            run=whole.digest,
+            share=run.step / whole.steps,
+            share_per_second=run.examples_per_second / whole.num_examples,
         )
 
     def compute(
@@ -231,13 +243,16 @@ class _Work:
     def _computed(self, stage: StageSpec, result: Mapping[str, Any], started: float) -> None:
         self._results[stage.digest] = result
         self.computed += 1
+        seconds = time.monotonic() - started
         self.note(
             "stage",
             kind=stage.kind,
             digest=stage.digest,
             label=label(stage, self.names),
             status=result["status"],
-            seconds=round(time.monotonic() - started, 3),
+            seconds=round(seconds, 3),
+            # A run that was taken up again has trained for longer than that.
+            seconds_in_all=round(max(seconds, result.get("seconds", 0.0)), 3),
             device=result["device"],
         )
 

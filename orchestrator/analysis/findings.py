@@ -20,6 +20,7 @@ examples makes: sqrt(2 / 12) of an example. Fewer than MIN_SEEDS seeds are teste
 
 from __future__ import annotations
 
+import html
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -124,6 +125,24 @@ class Findings:
 
     def __len__(self) -> int:
         return len(self.statements)
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks; every word of it is escaped."""
+        header = ("kind", "statement", "effect, points", "95 % interval", "n", "adjusted p")
+        rows = [
+            (
+                one.kind.lower().replace("_", " "),
+                one.sentence,
+                f"{100 * one.effect:.1f}",
+                f"[{100 * one.low:.1f}, {100 * one.high:.1f}]",
+                str(one.n),
+                "" if one.p is None else f"{one.p:.2g}",
+            )
+            for one in self
+        ]
+        body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+        head = "".join(f"<th>{name}</th>" for name in header)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def find(results: pd.DataFrame, *, margin: float = MARGIN, alpha: float = ALPHA) -> Findings:

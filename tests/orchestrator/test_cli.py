@@ -192,6 +192,45 @@ def test_status_of_an_empty_store_is_not_an_error(tmp_path):
     assert json.loads(bottleneck("status", "--json", "--storage", tmp_path).stdout) == []
 
 
+def completed(typed, position, **environment):
+    words = {"_BOTTLENECK_COMPLETE": "bash_complete", "COMP_WORDS": f"bottleneck {typed}", "COMP_CWORD": str(position)}
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; sys.argv[0] = 'bottleneck'; from orchestrator.cli import main; main()",
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, **words, **environment}
+    )
+    return [line.partition(",")[2] for line in done.stdout.splitlines()]
+
+
+def test_a_shell_completes_commands_options_and_the_names_of_sweeps(tmp_path):
+    for name in ("mine", "my-other", "else", "not a\x1bname"):
+        (tmp_path / "sweeps" / name).mkdir(parents=True)
+    assert "status" in completed("sta", 1)
+    assert "--watch" in completed("status --wa", 2)
+    assert completed("run quick", 2) == ["quickstart"]
+    assert completed("status m", 2, BOTTLENECK_STORAGE=str(tmp_path)) == ["mine", "my-other"]
+    assert completed(f"compare --storage {tmp_path} mine e", 5) == ["else"]
+    assert completed("status n", 2, BOTTLENECK_STORAGE=str(tmp_path)) == ["n"], "a file, which the shell looks for"
+    assert completed("status m", 2, BOTTLENECK_STORAGE="s3://bucket/runs") == ["m"], "and no server is asked"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_completion_script_of_a_shell_calls_the_command(shell):
+    named = bottleneck("completion", shell)
+    assert (named.returncode, named.stderr) == (0, "")
+    assert "_BOTTLENECK_COMPLETE" in named.stdout
+    assert bottleneck("completion", environment={"SHELL": f"/usr/bin/{shell}"}).stdout == named.stdout
+
+
+def test_a_shell_that_is_not_known_is_said():
+    done = bottleneck("completion", environment={"SHELL": "/bin/tcsh"})
+    assert done.returncode == 2
+    assert "found 'tcsh'" in done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("--help",), ("validate", "quickstart"), ("plan", "quickstart")])
 def test_the_command_answers_at_once_when_warm(arguments):

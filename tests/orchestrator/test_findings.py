@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -417,3 +418,26 @@ def test_the_command_prints_statements_wrapped_and_as_json(monkeypatch):
     assert [one["sentence"] for one in printed["statements"]] == [one.sentence for one in found]
     assert printed["statements"][0]["rows"][0] == found.statements[0].rows[0]._asdict()
     assert CliRunner().invoke(bottleneck, ["findings", "planted", "--alpha", "0.7"]).exit_code == 2
+
+
+# In a notebook
+
+
+def test_a_notebook_shows_a_row_for_each_statement_with_its_numbers():
+    found = find(planted())
+    shown = found._repr_html_()
+    assert shown.count("<tr>") == 1 + len(found)
+    one = next(iter(found))
+    cells = [f"{100 * one.effect:.1f}", f"[{100 * one.low:.1f}, {100 * one.high:.1f}]", str(one.n)]
+    assert "".join(f"<td>{cell}</td>" for cell in cells) in shown
+    assert find(planted().iloc[:0])._repr_html_().count("<tr>") == 1
+
+
+def test_a_notebook_runs_nothing_that_a_name_says():
+    found = find(planted())
+    (first, *_) = found
+    hostile = replace(found, statements=(replace(first, sentence="<script>alert(1)</script> & `x`", p=None),))
+    shown = hostile._repr_html_()
+    assert "<script>" not in shown
+    assert "<td>&lt;script&gt;alert(1)&lt;/script&gt; &amp; `x`</td>" in shown
+    assert shown.endswith("<td></td></tr></tbody></table>")

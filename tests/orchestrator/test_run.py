@@ -241,7 +241,15 @@ def test_status_and_report_read_the_store(finished):
     journal = Journal(Store(storage), "small")
     written = snapshot(journal)
     (storage / "sweeps/small/status.json").unlink()
-    assert snapshot(journal) == written, "what the driver wrote is what the store says"
+    read = snapshot(journal)
+    for name in ("state", "outcomes", "stages", "stages_stored"):
+        assert getattr(read, name) == getattr(written, name), "what the driver wrote is what the store says"
+    assert (written.left, status["worst_gap"]["n"]) == (0, 2)
+    workloads = {"pretrain mlp", "linear_probe mlp"}
+    assert workloads <= set(written.speeds), "what later runs are forecast from"
+    assert bottleneck("status", "small", "--watch", "--storage", storage).stdout.startswith(
+        "state: finished; trials: 8"
+    )
     (storage / "sweeps/small/report.html").unlink()
     assert bottleneck("report", "small", "--storage", storage).stdout.strip().endswith("report.html")
     assert (storage / "sweeps/small/report.html").exists()

@@ -584,6 +584,26 @@ def test_the_schema_accepts_what_the_program_accepts(text):
         ] == []
 
 
+@pytest.mark.parametrize("name", canonical())
+def test_the_schema_accepts_every_sweep_that_ships(name):
+    jsonschema = pytest.importorskip("jsonschema")
+    written = yaml.safe_load(
+        re.sub(r"(?<![\d.])(\d+)(e-\d)", r"\1.0\2", locate(name).read_text())
+    )  # as YAML 1.1 writes
+    errors = jsonschema.Draft202012Validator(json_schema()).iter_errors(written)
+    assert [f"{error.json_path}: {error.message}" for error in errors] == []
+
+
+def test_every_key_that_may_be_left_out_shows_its_default_in_the_schema():
+    bare = [
+        key
+        for found in schema_objects(json_schema())
+        for key, about in found.get("properties", {}).items()
+        if "default" not in about and key not in found.get("required", ())
+    ]
+    assert bare == []
+
+
 @pytest.mark.parametrize(
     "stem",
     [

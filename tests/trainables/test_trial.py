@@ -172,6 +172,22 @@ def test_trials_at_the_same_time_on_one_store_compute_no_stage_twice(tmp_path):
     assert Counter(events) == Counter(stage.digest for stage in trial.stages())
 
 
+def test_a_pretraining_under_way_says_how_far_it_is_and_one_that_was_taken_up_again_counts_all_its_time(tmp_path):
+    store, trial, events = Store(tmp_path), small_trial(steps=400), []
+    runs = {stage.digest: stage for stage in trial.stages() if isinstance(stage, PretrainSpec)}
+    steps = trial_steps(trial, store, device="cpu", report_every_s=0)
+    under_way = [next(p for p in steps if p.run) for _ in range(50)][-1]
+    steps.close()
+    run = runs[under_way.run]
+    assert under_way.share == under_way.step / run.steps > 0
+    assert under_way.share_per_second == pytest.approx(under_way.examples_per_second / run.num_examples)
+    for progress in trial_steps(trial, store, device="cpu", note=lambda event, **what: events.append(what)):
+        assert bool(progress.run) == (progress.examples_per_second > 0)
+    assert all(event["seconds_in_all"] >= event["seconds"] for event in events)
+    again = next(event for event in events if event["digest"] == under_way.run)
+    assert again["seconds_in_all"] >= round(store.get("pretrain", under_way.run)["seconds"], 3)
+
+
 def test_a_diverged_pretraining_is_a_result_and_the_trial_goes_on(tmp_path):
     store, trial = Store(tmp_path), small_trial(learning_rate=1e30)
     progress = run_trial(trial, store, device="cpu")
