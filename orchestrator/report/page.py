@@ -35,7 +35,7 @@ PLACE = ("panel", "line", "of", "mixture", "component")  # its columns that say 
 SLIDER_HEADERS = {"accuracy": "accuracy, %", "saturation": "residual signal", "retention": "retention"}
 MOST_RESULT_ROWS = 2000  # in the page; the results table has all
 MOST_OPEN_ROWS = 48  # of a table that is not folded away
-LONG_TEXT = 18  # characters, of a cell
+LONG_TEXT, PROSE = 18, 120  # characters, of a cell
 ERROR_CHARACTERS = 4000  # the end of an error, where its cause stands
 
 DIRECT_KINDS = {
@@ -60,12 +60,12 @@ class TableView:
 
     @property
     def kinds(self) -> list[str]:
-        """Per column: number, text, or long text that may wrap."""
+        """Per column: number, text, long text that may wrap, or sentences."""
         longest = [max(map(len, column), default=0) for column in zip(*self.rows, strict=True)] or [0] * len(
             self.header
         )
         return [
-            "number" if numeric else "long" if length > LONG_TEXT else "text"
+            "number" if numeric else "prose" if length > PROSE else "long" if length > LONG_TEXT else "text"
             for numeric, length in zip(self.numeric, longest, strict=True)
         ]
 
@@ -224,7 +224,7 @@ def findings_view(said: Findings) -> TableView | None:
     rows = tuple(
         (
             one.kind.lower().replace("_", " "),
-            one.sentence.replace("`", ""),
+            figures.typeset(one.sentence.replace("`", "")),
             *map(figures.typeset, (gaps.points(one.effect), gaps.interval(one.low, one.high, one.n))),
             str(one.n),
             "-" if one.p is None else f"{one.p:.2g}",
