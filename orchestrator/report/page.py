@@ -246,14 +246,16 @@ def findings_view(said: Findings) -> TableView | None:
 
 def figure_views(found: figures.Evidence) -> list[FigureView]:
     """The figures that the evidence can fill, the one that answers the question first."""
+    weights = gaps.primary(found.table).groupby("component")["weight"].nunique().max()
     views = []
     for kind in figures.FIGURES.values():
+        if kind.name == "gap-by-weight" and not weights > 1:
+            continue  # the heat map says it all
         try:
             data = kind.data(found)
         except figures.Refused:
             continue
         views.append(_figure(kind, data))
-    weights = gaps.primary(found.table)["weight"].nunique()
     first = [name for name in MAIN if weights > 2 or name != "gap-by-weight"]
     return sorted(views, key=lambda view: first.index(view.anchor) if view.anchor in first else len(first))
 

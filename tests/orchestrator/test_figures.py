@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,6 @@ import pandas as pd
 import pytest
 from claim_tables import climbed
 from claim_tables import row as reading
-from command_line import bottleneck
 from gap_tables import Row, mixture_label, row, three_components, two_views
 from made_up_sweeps import made_up
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from orchestrator import results
+from orchestrator import cli, results
 from orchestrator.analysis import gaps
 from orchestrator.report import figures
 from orchestrator.report.figures import Evidence, heatmap, pareto
@@ -608,6 +608,20 @@ def test_a_folder_gets_a_vector_file_of_the_name_and_other_endings_are_refused(t
 # The command
 
 
+@pytest.fixture
+def bottleneck(monkeypatch, capsys):
+    """The command in this process: what it printed, its exit code being as expected."""
+
+    def run(*words: object, expect: int = 0) -> Any:
+        monkeypatch.setattr(sys, "argv", ["bottleneck", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == expect
+        return capsys.readouterr()
+
+    return run
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     """A store with a sweep of three numbers of steps."""
@@ -616,22 +630,22 @@ def store(tmp_path_factory):
     return folder
 
 
-def test_the_command_writes_figure_and_data_and_prints_both_paths(store, tmp_path):
+def test_the_command_writes_figure_and_data_and_prints_both_paths(bottleneck, store, tmp_path):
     done = bottleneck("figure", "gap-by-scale", "planted", "--storage", store, "--out", tmp_path / "x.png", "--narrow")
-    assert done.stdout.splitlines() == [str(tmp_path / "x.png"), str(tmp_path / "x.csv")]
-    assert done.stderr.startswith("Gap by scale, with its floor. Gap in points of single networks")
+    assert done.out.splitlines() == [str(tmp_path / "x.png"), str(tmp_path / "x.csv")]
+    assert done.err.startswith("Gap by scale, with its floor. Gap in points of single networks")
     expected = data("gap-by-scale", figures.evidence("planted", str(store)))
     assert (tmp_path / "x.csv").read_text() == expected.to_csv(index=False)
     assert set(expected["scale"]) == {100, 101, 102}
 
 
-def test_the_command_lists_which_figures_a_sweep_can_fill_and_why_not_the_others(store):
-    lines = bottleneck("figure", "--list", "planted", "--storage", store).stdout.splitlines()
+def test_the_command_lists_which_figures_a_sweep_can_fill_and_why_not_the_others(bottleneck, store):
+    lines = bottleneck("figure", "--list", "planted", "--storage", store).out.splitlines()
     found = {line.split()[0]: line for line in lines[2:]}
     assert set(found) == set(figures.FIGURES)
     assert found["gap-by-scale"].endswith("  yes")
     assert found["retention"].endswith("no: the table has no retention: it takes a sweep with `retention: true`")
-    assert len(bottleneck("figure").stdout.splitlines()) == 2 + len(figures.FIGURES)
+    assert len(bottleneck("figure").out.splitlines()) == 2 + len(figures.FIGURES)
 
 
 @pytest.mark.parametrize(
@@ -643,8 +657,8 @@ def test_the_command_lists_which_figures_a_sweep_can_fill_and_why_not_the_others
         (("ladder", "planted", "--out", "x.jpeg"), "'x.jpeg' is no folder"),
     ],
 )
-def test_what_cannot_be_drawn_is_one_line_and_exit_2(store, words, said):
+def test_what_cannot_be_drawn_is_one_line_and_exit_2(bottleneck, store, words, said):
     done = bottleneck("figure", *words, "--storage", store, expect=2)
-    assert said in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    assert done.stdout == ""
+    assert said in done.err
+    assert len(done.err.splitlines()) == 1
+    assert done.out == ""

@@ -41,6 +41,8 @@ def data(found: Evidence) -> pd.DataFrame:
     if found.layers is None or found.layers.empty:
         raise Refused("there are no probes of layers: it takes a sweep with `retention: {layers: true}`")
     rows = found.layers[found.layers["trial"].isin(table["trial"])]
+    if rows.empty:
+        raise Refused("no probe of a layer belongs to a trial of the table")
     names = {trial: distinct(part, "layer") for trial, part in rows.groupby("trial", sort=False)}
     alike = [trial for trial, own in names.items() if own == next(iter(names.values()))]
     rows, table = rows[rows["trial"].isin(alike)], table[table["trial"].isin(alike)]

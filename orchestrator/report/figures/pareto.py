@@ -142,13 +142,14 @@ def _cost_axis(axes: Axes, flops: pd.Series[Any]) -> None:
 
 def _keys(data: pd.DataFrame, *, narrow: bool) -> list[Line2D]:
     room = (NARROW if narrow else WIDE) - 0.75
-    keys = []
+    sweeps, keys = distinct(data, "panel"), []
     named = data[data["number"] > 0].sort_values("number")
     for row in named.to_dict("records"):
         text = f"{row['number']}  {', '.join(part for part in (row['panel'], row['design']) if part)}"
         while text_inches(text) > room:
             text = f"{text[:-2]}…"
-        keys.append(Line2D([], [], linestyle="", marker="o", color=SERIES[0], markersize=6, label=text))
+        colour = SERIES[sweeps.index(row["panel"]) % len(SERIES)]
+        keys.append(Line2D([], [], linestyle="", marker="o", color=colour, markersize=6, label=text))
     if not data["front"].all():
         keys.append(
             Line2D([], [], linestyle="", marker="o", color=MUTED, markerfacecolor="white", markersize=4, label="beaten")
@@ -161,9 +162,9 @@ def caption(data: pd.DataFrame) -> str:
     incomplete = int((data["missing"] > 0).sum())
     return (
         "Every design by the mean and by the largest of its components' gaps, in points, and by the FLOPs of its "
-        "pretraining; smaller is better in all. Filled and numbered: designs that no other beats in one of these and "
-        "matches in the rest. The largest of several noisy gaps is too large on average; its interval (union bound) "
-        f"is not. {intervals(data)}"
+        "pretraining; smaller is better in all. Filled and numbered: designs that no other of their sweep beats in "
+        "one of these and matches in the rest. The largest of several noisy gaps is too large on average; its interval "
+        f"(union bound) is not. {intervals(data)}"
         + " Whiskers end at the frame."
         + (f" Of {count} designs on the front, {named} have a number." if named < count else "")
         + (f" In {incomplete} designs some component has no gap." if incomplete else "")

@@ -46,6 +46,8 @@ def data(found: Evidence) -> pd.DataFrame:
     chosen = facets(table, (), panels=MOST_PANELS, lines=len(LINE_STYLES))
     placed = chosen.place(table.drop_duplicates("trial")).set_index("trial")
     curves = found.curves[found.curves["trial"].isin(placed.index)].reset_index(drop=True)
+    if curves.empty:
+        raise Refused("no trajectory belongs to a trial of the table")
     curves = _with_retention(curves, table)
     curves = curves.assign(**{name: placed.loc[curves["trial"], name].to_numpy() for name in ("panel", "line")})
     by = ["panel", "line", "component", "step"]
