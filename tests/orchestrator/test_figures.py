@@ -245,15 +245,12 @@ def test_a_caption_says_how_many_seeds_and_which_interval(name):
 
 
 @pytest.mark.parametrize("name", PLANTED)
-def test_names_with_markup_and_mathematics_are_harmless(name):
+def test_long_names_with_markup_and_mathematics_are_harmless_and_cut(name):
     found = PLANTED[name]()
     names = {old: f"{old}{EVIL_NAME}" for old in found.table["component"].unique()}
     frames = [f if f is None else f.assign(component=f["component"].map(names)) for f in (found.curves, found.layers)]
     table = found.table.assign(component=found.table["component"].map(names).astype("string"))
-    figure = figures.figure(name, Evidence(table, *frames), narrow=True)
-    drawn = figures.svg(figure)
-    assert "<img" not in drawn
-    assert drawn.startswith("<svg")
+    assert outside(figures.figure(name, Evidence(table, *frames), narrow=True)) == []
 
 
 @pytest.mark.parametrize("name", PLANTED)
@@ -566,7 +563,6 @@ def test_any_name_can_be_drawn(name):
     text = figures.svg(figures.figure(name, of(rows)))
     assert "仮名" in text
     assert "<img" not in text
-    assert text == figures.svg(figures.figure(name, of(rows)))
 
 
 def test_figures_for_phones_are_as_wide_as_a_phone():

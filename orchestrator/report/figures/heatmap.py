@@ -29,9 +29,9 @@ from orchestrator.report.figures.style import (
     MUTED,
     NARROW,
     distinct,
+    fitted,
     level_name,
     matching,
-    shortened,
     styled,
     text_inches,
     typeset,
@@ -218,7 +218,7 @@ def _draw(data: pd.DataFrame, paint: _Paint, *, narrow: bool) -> Figure:
         axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(figure.get_figheight(), 0))  # in inches
         axes.axis("off")
         for number, component in enumerate(components):
-            name = shortened(component, int(cell * CHARACTERS_PER_INCH))
+            name = fitted(component, 0.95 * cell - 0.05, "bold")
             axes.text(left + cell * (number + 0.5), 0.2, name, ha="center", weight="bold")
         y = NAMES
         for row in rows:

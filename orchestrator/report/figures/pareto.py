@@ -23,11 +23,11 @@ from orchestrator.report.figures.style import (
     WIDE,
     add_legend,
     distinct,
+    fitted,
     floats,
     level_name,
     panel_grid,
     styled,
-    text_inches,
 )
 
 MOST_NAMED = 12  # designs of the front with a number and a name
@@ -146,10 +146,8 @@ def _keys(data: pd.DataFrame, *, narrow: bool) -> list[Line2D]:
     named = data[data["number"] > 0].sort_values("number")
     for row in named.to_dict("records"):
         text = f"{row['number']}  {', '.join(part for part in (row['panel'], row['design']) if part)}"
-        while text_inches(text) > room:
-            text = f"{text[:-2]}…"
         colour = SERIES[sweeps.index(row["panel"]) % len(SERIES)]
-        keys.append(Line2D([], [], linestyle="", marker="o", color=colour, markersize=6, label=text))
+        keys.append(Line2D([], [], linestyle="", marker="o", color=colour, markersize=6, label=fitted(text, room)))
     if not data["front"].all():
         keys.append(
             Line2D([], [], linestyle="", marker="o", color=MUTED, markerfacecolor="white", markersize=4, label="beaten")

@@ -72,7 +72,7 @@ def draw(data: pd.DataFrame, *, narrow: bool = False) -> Figure:
         for axes, panel in zip(grid, panels, strict=True):
             rows = matching(data, {"panel": panel}).reset_index(drop=True)
             failure = f": {rows['failure'].iloc[0]}"
-            add_title(axes, f"{panel}{failure}", narrow=narrow, panels=len(panels))
+            add_title(axes, f"{panel}{failure}", narrow=narrow, panels=len(panels), beside=1.75 if narrow else 0.9)
             _draw_ladder(axes, rows)
             axes.set_xlabel("test accuracy, %")
         keys = [Line2D([], [], linestyle="", label=name, **how) for name, how in LOOKS.items()]

@@ -145,10 +145,10 @@ def ruled(axes: Axes, *, labels: bool = True) -> None:
     axes.tick_params(length=3, labelbottom=labels)
 
 
-def add_title(axes: Axes, text: str, *, narrow: bool, panels: int) -> None:
-    """What a panel is about, in up to three lines."""
+def add_title(axes: Axes, text: str, *, narrow: bool, panels: int, beside: float = 0.5) -> None:
+    """What a panel is about, in up to three lines; `beside` are the inches that label its y axis."""
     parts = text.replace(", ", ",\n").replace(" + ", " +\n").split("\n")
-    axes.set_title("\n".join(wrapped(parts, " ", title_room(narrow, panels))))
+    axes.set_title("\n".join(wrapped(parts, " ", title_room(narrow, panels, beside))))
 
 
 def dodged(axes: Axes, number: int, count: int, step: float = 3.0) -> Any:
@@ -228,9 +228,9 @@ def matching(rows: pd.DataFrame, wanted: Mapping[Any, Any]) -> pd.DataFrame:
     return rows
 
 
-def title_room(narrow: bool, panels: int) -> int:
+def title_room(narrow: bool, panels: int, beside: float) -> int:
     """Characters of bold text that fit over a panel, beside what labels its y axis."""
-    return int(CHARACTERS_PER_INCH * ((NARROW if narrow else WIDE / min(panels, 3)) - 0.5))
+    return int(CHARACTERS_PER_INCH * ((NARROW if narrow else WIDE / min(panels, 3)) - beside))
 
 
 def floats(values: pd.Series[Any]) -> Any:
@@ -243,6 +243,13 @@ def level_name(axis: str | None, value: Any) -> str:
 
 def shortened(name: str, most: int = LONGEST_NAME) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"
+
+
+def fitted(text: str, room: float, weight: str = "normal") -> str:
+    """The text, cut where it is wider than so many inches."""
+    while text_inches(text, weight) > room and len(text) > 2:
+        text = f"{text[:-2]}…"
+    return text
 
 
 def wrapped(parts: Sequence[str], separator: str, most: int) -> tuple[str, ...]:
