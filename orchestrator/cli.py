@@ -50,7 +50,8 @@ def main() -> None:
     try:
         code = bottleneck(standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):  # click turns the one into the other
-        _say("stopped; the same command continues")
+        # A sweep goes on from where it was; other commands have nothing to go on from.
+        _say("stopped" if sys.argv[1:2] in (["replay"], ["init"]) else "stopped; the same command continues")
         sys.stdout.flush()
         os._exit(130)  # at once, without waiting for threads
     except click.ClickException as error:
@@ -444,6 +445,51 @@ def compare(first: str, second: str, storage: str | None, other_storage: str | N
             _print_section(f"Only in {name}: {len(cells)} cells", two.cell_rows(cells[:MOST_CELLS]))
         if len(cells) > MOST_CELLS:
             _show(f"and {len(cells) - MOST_CELLS} more, which --json lists")
+
+
+@bottleneck.command(short_help="Compute a trial again and compare.")
+@click.argument("trial", metavar="TRIAL")
+@click.option("--sweep", metavar="NAME", help="The sweep that it belongs to. Default: all of the store are searched.")
+@click.option("--seed", type=int, metavar="N", help="Which of its seeds. Default: the first.")
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0),
+    default=0.001,
+    show_default=True,
+    metavar="SHARE",
+    help="How far numbers may be apart: 0.001 is 0.1 points of accuracy, and a thousandth of the largest weight.",
+)
+@_storage_option
+@_json_option
+@click.pass_context
+def replay(
+    context: click.Context,
+    trial: str,
+    sweep: str | None,
+    seed: int | None,
+    tolerance: float,
+    storage: str | None,
+    as_json: bool,
+) -> None:
+    """Compute one seed of a trial again, without Ray, and compare every stage with what the store has.
+
+    TRIAL is the beginning of its digest, or its label. The store is only read. Exit 0: bit-equal or within the
+    tolerance; 1: different, and the first stage and step that differ are said.
+    """
+    from orchestrator import replay as replays
+    from orchestrator.settings import storage_location
+
+    location, name = storage_location(storage).value, _name(sweep) if sweep else None
+    found = replays.replay(location, trial, sweep=name, seed=seed, tolerance=tolerance, say=_say)
+    if as_json:
+        click.echo(json.dumps(replays.as_json(found), indent=1))
+    else:
+        _show(f"{found.sweep}, trial {found.trial[:12]}, seed {found.seed}: {found.label}")
+        _print_table(("stage", "verdict", "difference", "first"), replays.rows(found))
+        for line in found.elsewhere:
+            _say(line)
+        _show(found.sentence)
+    context.exit(1 if found.verdict == "different" else 0)
 
 
 @bottleneck.command(short_help="Write the report again.")

@@ -93,6 +93,24 @@ def points(sweep: Sweep, sizes: Mapping[str, int]) -> Iterator[Point]:
         yield from _product(_axes(sweep, sizes), _Conditions(sweep))
 
 
+def point_of(sweep: Sweep, design: Mapping[str, Any]) -> Point | None:
+    """A design as a plan keeps it, as a point of a sweep; None: the sweep has no such ordering or training."""
+    # The defaults are those of an axis whose condition does not hold.
+    orderings, trainings = (*sweep.vary.ordering, Shuffled()), (*sweep.vary.training, TrainingChange())
+    ordering = next((choice for choice in orderings if choice.label == design["ordering"]), None)
+    training = next((change for change in trainings if change.label == design["training"]), None)
+    if ordering is None or training is None:
+        return None
+    same = {name: design[name] for name in ("architecture", "width", "depth", "representation", "steps")}
+    return Point(
+        weights=tuple((name, design["mixture"][name]) for name in sweep.components),
+        ordering=ordering,
+        training=training,
+        train_examples=design["train_examples"],
+        **same,
+    )
+
+
 def ordering_of(point: Point | OrderingChoice, contents: Mapping[str, str]) -> Ordering:
     """When the examples of a mixture arrive, with components named by content.
 
