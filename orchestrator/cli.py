@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from orchestrator.analysis.summary import Correct
     from orchestrator.collect import Choice
     from orchestrator.doctor import Finding
+    from orchestrator.draft import Draft
     from orchestrator.plan import Assignment, Plan, Price
     from orchestrator.sweep import Sweep
     from trainables.store import Store
@@ -50,8 +51,9 @@ def main() -> None:
     try:
         code = bottleneck(standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):  # click turns the one into the other
-        # A sweep goes on from where it was; other commands have nothing to go on from.
-        _say("stopped" if sys.argv[1:2] in (["replay"], ["init"]) else "stopped; the same command continues")
+        # A sweep goes on from where it was; these have nothing to go on from, and one of them was asking.
+        said = {"init": "\nstopped", "replay": "stopped"}
+        _say(said.get("".join(sys.argv[1:2]), "stopped; the same command continues"))
         sys.stdout.flush()
         os._exit(130)  # at once, without waiting for threads
     except click.ClickException as error:
@@ -99,6 +101,69 @@ def bottleneck() -> None:
 
     SWEEP is a sweep file, or the name of one that ships with the program, such as quickstart.
     """
+
+
+@bottleneck.command(short_help="Write a first sweep file.")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), default=Path("sweep.yaml"))
+@click.option(
+    "--from",
+    "folder",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="A folder of pictures: FOLDER/CLASS/*.jpg or FOLDER/COMPONENT/CLASS/*.jpg. Nothing is asked.",
+)
+def init(file: Path, folder: Path | None) -> None:
+    """Write a sweep file with a comment for every key, small enough for minutes on a laptop. Default: sweep.yaml.
+
+    What it is about is asked on the terminal, or found in a folder of pictures. A file that exists stays as it is.
+    """
+    from orchestrator import draft as drafts
+
+    if file.suffix not in (".yaml", ".yml"):
+        raise drafts.DraftError(f"{file}: found a name without .yaml at its end, which a sweep file has")
+    if file.exists():
+        raise drafts.DraftError(f"{file} exists and stays as it is; name another file")
+    if folder is None and not sys.stdin.isatty():
+        raise drafts.DraftError("init asks its questions on a terminal; name a folder of pictures with --from instead")
+    draft = drafts.of_folder(folder) if folder else _asked()
+    written = drafts.write(draft, file)
+    _say(f"found {draft.found}")
+    _say(f"wrote {file}; next:")
+    for command in ("validate", "plan", "run"):
+        _show(shlex.join(["bottleneck", command, str(file)]))
+    for command in ("findings", "report"):
+        _show(shlex.join(["bottleneck", command, written.name]))
+
+
+def _asked() -> Draft:
+    """A draft by what is answered on the terminal; every question has a default."""
+    from orchestrator import draft as drafts
+
+    there = drafts.available()
+    _say(f"Found here, bundled or below BOTTLENECK_DATA: {', '.join(there)}.")
+
+    def among(known: Sequence[str]) -> Callable[[str], list[str]]:
+        def read(answer: str) -> list[str]:
+            words = list(dict.fromkeys(answer.replace(",", " ").split()))
+            unknown = [word for word in words if word not in known]
+            if unknown:
+                raise click.UsageError(f"there is no {unknown[0]!r}; possible are {', '.join(known)}")
+            return words
+
+        return read
+
+    real = ", ".join(there[1:3] if len(there) > 2 else there[:1])
+    datasets = click.prompt(
+        "Components, one alone is divided by its classes", default=real, value_proc=among(there), err=True
+    )
+    parts = datasets if len(datasets) > 1 else ["some classes", "the others"]
+    question = click.prompt("Question", default=drafts.usual_question(parts), err=True)
+    others = f"What to vary beside the mixture ({', '.join(drafts.VARIED)}, or nothing)"
+    varied = click.prompt(others, default="nothing", value_proc=among([*drafts.VARIED, "nothing"]), err=True)
+    seeds = click.prompt("Repetitions of each trial", default=drafts.SEEDS, type=click.IntRange(1, 100), err=True)
+    steps = click.prompt("Steps of each pretraining", default=drafts.STEPS, type=click.IntRange(1, 10**6), err=True)
+    kept = [name for name in varied if name != "nothing"]
+    return drafts.of_datasets(datasets, question=question, varied=kept, seeds=seeds, steps=steps)
 
 
 @bottleneck.command(short_help="Check a sweep without running it.")
