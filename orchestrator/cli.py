@@ -187,7 +187,7 @@ def validate(sweep: str | None, overrides: Sequence[str], resolved: bool, schema
     from orchestrator.plan import imports
     from orchestrator.prepare import prepare
 
-    if code := imports(component.source(sweeps.Image()) for component in read.components.values()):
+    if code := imports(read):
         _show(f"{read.path}: fine, as far as can be told without importing {', '.join(code)}; `plan` imports it")
         return
     planned, _ = prepare(read, _say)
@@ -224,7 +224,7 @@ def plan(
     lines.append(("MLflow", f"{without_password(tracking.value)}  (from: {tracking.origin})"))
     for component in planned.components.values():
         lines += _component_lines(planned, component)
-    lines += [("imports", name) for name in imports(c.source for c in planned.components.values())]
+    lines += [("imports", name) for name in imports(planned.sweep)]
     _print_pairs(f"{planned.sweep.name}: {planned.sweep.question}", lines)
     if trials:
         _show()

@@ -39,7 +39,7 @@ def components(sweep: Sweep, say: Callable[[str], None]) -> dict[str, Component]
     Raises:
         SweepError: data is missing or damaged.
     """
-    for name in imports(component.source(Image()) for component in sweep.components.values()):
+    for name in imports(sweep):
         say(f"importing {name}, which the sweep names")
     native = {}
     for name, component in sweep.components.items():

@@ -29,6 +29,7 @@ from orchestrator.model import (
     Loc,
     Model,
     OneOf,
+    PlugIn,
     Problem,
     SeedNumber,
     as_tuple,
@@ -494,8 +495,11 @@ ARCHITECTURES = ("mlp", "cnn", "cnn_plain", "resnet18", "resnet34", "resnet50", 
 
 ArchitectureName = Annotated[
     str,
-    Field(pattern=r"^[a-z0-9_]{1,64}$"),
-    expect(f"{', '.join(ARCHITECTURES)} or the name of a torchvision classification model"),
+    Field(pattern=r"^([A-Za-z0-9_-]{1,64}|python:[A-Za-z0-9_.]+:[A-Za-z0-9_.]+)$"),
+    expect(
+        f"{', '.join(ARCHITECTURES)}, the name of a torchvision classification model or of an installed package's "
+        "network, or python:module:attribute"
+    ),
 ]
 
 
@@ -683,6 +687,16 @@ class CatAverage(Counted):
     cat_average: Members = Field(description="how many networks")
 
 
+class RepresentationCode(RepresentationKind, PlugIn):
+    """A representation of the user's: code that returns the networks that the probe reads."""
+
+    plugin = "representation"
+
+    @property
+    def label(self) -> str:
+        return self.root
+
+
 REPRESENTATIONS: Mapping[str, type[BaseModel]] = {
     "single": Single,
     "random_init": RandomInit,
@@ -698,8 +712,19 @@ REPRESENTATIONS: Mapping[str, type[BaseModel]] = {
 }
 
 RepresentationChoice: TypeAlias = Annotated[
-    Single | RandomInit | Cat | TimeCat | Complement | Snapshots | Wide | Distilled | Bonsai | CatPca | CatAverage,
-    Choose(REPRESENTATIONS),
+    Single
+    | RandomInit
+    | Cat
+    | TimeCat
+    | Complement
+    | Snapshots
+    | Wide
+    | Distilled
+    | Bonsai
+    | CatPca
+    | CatAverage
+    | RepresentationCode,
+    Choose(REPRESENTATIONS, code=RepresentationCode),
 ]
 
 
