@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from orchestrator.analysis.summary import Correct
     from orchestrator.collect import Choice
     from orchestrator.doctor import Finding
+    from orchestrator.draft import Draft
     from orchestrator.journal import Journal
     from orchestrator.plan import Assignment, Plan, Price
     from orchestrator.report.figures import Evidence
@@ -53,7 +54,9 @@ def main() -> None:
     try:
         code = bottleneck(standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):  # click turns the one into the other
-        _say("stopped; the same command continues")
+        # A sweep goes on from where it was; these have nothing to go on from, and one of them was asking.
+        said = {"init": "\nstopped", "replay": "stopped"}
+        _say(said.get("".join(sys.argv[1:2]), "stopped; the same command continues"))
         sys.stdout.flush()
         os._exit(130)  # at once, without waiting for threads
     except click.ClickException as error:
@@ -130,6 +133,69 @@ def bottleneck() -> None:
     """
 
 
+@bottleneck.command(short_help="Write a first sweep file.")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), default=Path("sweep.yaml"))
+@click.option(
+    "--from",
+    "folder",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="A folder of pictures: FOLDER/CLASS/*.jpg or FOLDER/COMPONENT/CLASS/*.jpg. Nothing is asked.",
+)
+def init(file: Path, folder: Path | None) -> None:
+    """Write a sweep file with a comment for every key, small enough for minutes on a laptop. Default: sweep.yaml.
+
+    What it is about is asked on the terminal, or found in a folder of pictures. A file that exists stays as it is.
+    """
+    from orchestrator import draft as drafts
+
+    if file.suffix not in (".yaml", ".yml"):
+        raise drafts.DraftError(f"{file}: found a name without .yaml at its end, which a sweep file has")
+    if file.exists():
+        raise drafts.DraftError(f"{file} exists and stays as it is; name another file")
+    if folder is None and not sys.stdin.isatty():
+        raise drafts.DraftError("init asks its questions on a terminal; name a folder of pictures with --from instead")
+    draft = drafts.of_folder(folder) if folder else _asked()
+    written = drafts.write(draft, file)
+    _say(f"found {draft.found}")
+    _say(f"wrote {file}; next:")
+    for command in ("validate", "plan", "run"):
+        _show(shlex.join(["bottleneck", command, str(file)]))
+    for command in ("findings", "report"):
+        _show(shlex.join(["bottleneck", command, written.name]))
+
+
+def _asked() -> Draft:
+    """A draft by what is answered on the terminal; every question has a default."""
+    from orchestrator import draft as drafts
+
+    there = drafts.available()
+    _say(f"Found here, bundled or below BOTTLENECK_DATA: {', '.join(there)}.")
+
+    def among(known: Sequence[str]) -> Callable[[str], list[str]]:
+        def read(answer: str) -> list[str]:
+            words = list(dict.fromkeys(answer.replace(",", " ").split()))
+            unknown = [word for word in words if word not in known]
+            if unknown:
+                raise click.UsageError(f"there is no {unknown[0]!r}; possible are {', '.join(known)}")
+            return words
+
+        return read
+
+    real = ", ".join(there[1:3] if len(there) > 2 else there[:1])
+    datasets = click.prompt(
+        "Components, one alone is divided by its classes", default=real, value_proc=among(there), err=True
+    )
+    parts = datasets if len(datasets) > 1 else ["some classes", "the others"]
+    question = click.prompt("Question", default=drafts.usual_question(parts), err=True)
+    others = f"What to vary beside the mixture ({', '.join(drafts.VARIED)}, or nothing)"
+    varied = click.prompt(others, default="nothing", value_proc=among([*drafts.VARIED, "nothing"]), err=True)
+    seeds = click.prompt("Repetitions of each trial", default=drafts.SEEDS, type=click.IntRange(1, 100), err=True)
+    steps = click.prompt("Steps of each pretraining", default=drafts.STEPS, type=click.IntRange(1, 10**6), err=True)
+    kept = [name for name in varied if name != "nothing"]
+    return drafts.of_datasets(datasets, question=question, varied=kept, seeds=seeds, steps=steps)
+
+
 @bottleneck.command(short_help="Check a sweep without running it.")
 @click.argument("sweep", metavar="SWEEP", required=False, shell_complete=_shipped)
 @_set_option
@@ -151,7 +217,7 @@ def validate(sweep: str | None, overrides: Sequence[str], resolved: bool, schema
     from orchestrator.plan import imports
     from orchestrator.prepare import prepare
 
-    if code := imports(component.source(sweeps.Image()) for component in read.components.values()):
+    if code := imports(read):
         _show(f"{read.path}: fine, as far as can be told without importing {', '.join(code)}; `plan` imports it")
         return
     planned, _ = prepare(read, _say)
@@ -188,7 +254,7 @@ def plan(
     lines.append(("MLflow", f"{without_password(tracking.value)}  (from: {tracking.origin})"))
     for component in planned.components.values():
         lines += _component_lines(planned, component)
-    lines += [("imports", name) for name in imports(c.source for c in planned.components.values())]
+    lines += [("imports", name) for name in imports(planned.sweep)]
     _print_pairs(f"{planned.sweep.name}: {planned.sweep.question}", lines)
     if trials:
         _show()
@@ -499,6 +565,51 @@ def compare(first: str, second: str, storage: str | None, other_storage: str | N
             _print_section(f"Only in {name}: {len(cells)} cells", two.cell_rows(cells[:MOST_CELLS]))
         if len(cells) > MOST_CELLS:
             _show(f"and {len(cells) - MOST_CELLS} more, which --json lists")
+
+
+@bottleneck.command(short_help="Compute a trial again and compare.")
+@click.argument("trial", metavar="TRIAL")
+@click.option("--sweep", metavar="NAME", help="The sweep that it belongs to. Default: all of the store are searched.")
+@click.option("--seed", type=int, metavar="N", help="Which of its seeds. Default: the first.")
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0),
+    default=0.001,
+    show_default=True,
+    metavar="SHARE",
+    help="How far numbers may be apart: 0.001 is 0.1 points of accuracy, and a thousandth of the largest weight.",
+)
+@_storage_option
+@_json_option
+@click.pass_context
+def replay(
+    context: click.Context,
+    trial: str,
+    sweep: str | None,
+    seed: int | None,
+    tolerance: float,
+    storage: str | None,
+    as_json: bool,
+) -> None:
+    """Compute one seed of a trial again, without Ray, and compare every stage with what the store has.
+
+    TRIAL is the beginning of its digest, or its label. The store is only read. Exit 0: bit-equal or within the
+    tolerance; 1: different, and the first stage and step that differ are said.
+    """
+    from orchestrator import replay as replays
+    from orchestrator.settings import storage_location
+
+    location, name = storage_location(storage).value, _name(sweep) if sweep else None
+    found = replays.replay(location, trial, sweep=name, seed=seed, tolerance=tolerance, say=_say)
+    if as_json:
+        click.echo(json.dumps(replays.as_json(found), indent=1))
+    else:
+        _show(f"{found.sweep}, trial {found.trial[:12]}, seed {found.seed}: {found.label}")
+        _print_table(("stage", "verdict", "difference", "first"), replays.rows(found))
+        for line in found.elsewhere:
+            _say(line)
+        _show(found.sentence)
+    context.exit(1 if found.verdict == "different" else 0)
 
 
 @bottleneck.command(short_help="Write the report again.")

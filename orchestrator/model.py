@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import GenericAlias
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, get_args
 
 from pydantic import (
     BaseModel,
@@ -189,7 +189,8 @@ class Listed:
 class Choose:
     """Marks a union of kinds: the word or the mapping's key says which, so an error is one message.
 
-    With `bare`, the word alone stands for a mapping without settings below it.
+    With `bare`, the word alone stands for a mapping without settings below it. With `code`, a word may also be one of
+    that kind of plug-in: an import path, or the name that an installed package gives it.
     """
 
     def __init__(
@@ -198,8 +199,9 @@ class Choose:
         otherwise: type[BaseModel] | None = None,
         written: str = "",
         bare: bool = False,
+        code: type[PlugIn] | None = None,
     ):
-        self.kinds, self.otherwise, self.bare = kinds, otherwise, bare
+        self.kinds, self.otherwise, self.bare, self.code = kinds, otherwise, bare, code
         forms = [word if _is_word(kind) or bare else f"{{{word}: …}}" for word, kind in kinds.items()]
         self.possible = f"{listing([*([written] if written else []), *forms], 'or')} is possible"
 
@@ -211,13 +213,17 @@ class Choose:
         kind = self._kind(value)
         if kind is None:
             first = next(iter(value), "") if isinstance(value, Mapping) else value
-            hint = nearest(first, [*self.kinds])
-            raise impossible(value, self.possible + (f"; {hint}" if hint else ""))
+            installed = self._installed()
+            hint = nearest(first, [*self.kinds, *installed])
+            more = f" (or, of installed packages, {listing(installed, 'or')})" if installed else ""
+            raise impossible(value, self.possible + more + (f"; {hint}" if hint else ""))
         return kind.model_validate(value)
 
     def _kind(self, value: Any) -> type[BaseModel] | None:
         if isinstance(value, str):
             kind = self.kinds.get(value)
+            if kind is None and (value.startswith("python:") or value in self._installed()):
+                return self.code
             return kind if kind and _is_word(kind) else None
         if not isinstance(value, Mapping):
             return None
@@ -226,6 +232,17 @@ class Choose:
                 return kind
         # A misspelt kind has settings below it, which no weight has.
         return None if any(isinstance(v, (Mapping, list)) for v in value.values()) else self.otherwise
+
+    def _installed(self) -> list[str]:
+        """The names that installed packages give to plug-ins."""
+        from trainables import plugins
+
+        if self.code is None:
+            return []
+        try:
+            return [*plugins.installed(self.code.plugin, frozenset(self.kinds))]
+        except plugins.PluginError as error:
+            raise _custom(str(error)) from None
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_before_validator_function(self.check, handler(source))
@@ -292,6 +309,28 @@ class Model(BaseModel):
     def problems(self) -> Iterator[Problem]:
         """What is impossible about the values together, each of them being possible."""
         yield from ()
+
+
+class PlugIn(RootModel[str]):
+    """Code of an installed package, by its import path or by the name that the package gives it."""
+
+    model_config = WORD
+    plugin: ClassVar[str]  # a key of trainables.plugins.GROUPS
+
+    @property
+    def label(self) -> str:
+        return self.root
+
+    @model_validator(mode="after")
+    def _is_code(self) -> Self:
+        from trainables import plugins
+
+        if plugins.is_code(self.root):
+            try:
+                plugins.parts(self.plugin, self.root)
+            except plugins.PluginError as error:
+                raise _custom(f"found {show(self.root)}; {error}") from None
+        return self
 
 
 def _keys(keys: Mapping[str, Any]) -> str:

@@ -12,7 +12,22 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, Field, RootModel
 
-from orchestrator.model import WORD, Choose, Count, Listed, Loc, Model, Name, OneOf, Problem, Share, Weights, show
+from orchestrator.model import (
+    WORD,
+    Choose,
+    Count,
+    Listed,
+    Loc,
+    Model,
+    Name,
+    OneOf,
+    PlugIn,
+    Problem,
+    Share,
+    Weights,
+    show,
+)
+from trainables import plugins
 from trainables.mixture import shares_of
 from trainables.spec import SHUFFLED, Ordering
 
@@ -193,6 +208,21 @@ class Withheld(OrderingKind, Model):
         return Ordering(kind="withheld", component=contents[window.component], window=(window.start, window.until))
 
 
+class OrderingCode(OrderingKind, PlugIn):
+    """An ordering of the user's: code that returns arrival times."""
+
+    plugin = "ordering"
+
+    @property
+    def label(self) -> str:
+        return self.root
+
+    def among(self, contents: Mapping[str, str]) -> Ordering:
+        """Raises PluginError if the code is not there."""
+        path = plugins.resolve("ordering", self.root, ORDERINGS)
+        return Ordering(kind=path, sequence=tuple(contents.values()), code=plugins.code("ordering", path))
+
+
 ORDERINGS: Mapping[str, type[BaseModel]] = {
     "shuffled": Shuffled,
     "sequential": Sequential,
@@ -203,7 +233,8 @@ ORDERINGS: Mapping[str, type[BaseModel]] = {
 }
 
 OrderingChoice: TypeAlias = Annotated[
-    Shuffled | Sequential | Blocked | Annealed | Curriculum | Withheld, Choose(ORDERINGS)
+    Shuffled | Sequential | Blocked | Annealed | Curriculum | Withheld | OrderingCode,
+    Choose(ORDERINGS, code=OrderingCode),
 ]
 
 

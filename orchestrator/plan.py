@@ -10,14 +10,16 @@ import gc
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator import space, stopping, transfer
+from orchestrator.model import PlugIn
+from orchestrator.orderings import ORDERINGS
 from orchestrator.space import Point
 from orchestrator.sweep import Image, Sweep
-from trainables import checkpoints, representation
+from trainables import checkpoints, plugins, representation
 from trainables.facts import NetworkSize
 from trainables.mixture import mixture_of
 from trainables.spec import (
@@ -218,7 +220,8 @@ class Planner:
         pretraining = self._pretraining(point)
         cells = []
         for seed in self.sweep.seeds:
-            members = representation.members(point.representation, pretraining(seed))
+            with self._blaming("vary.representation"):
+                members = representation.members(point.representation, pretraining(seed))
             for name, component in self._components.items():
                 compared = comparisons[seed, name]
                 retention = self._retention(point, seed, name, members, compared[0]) if self.sweep.retention else None
@@ -330,16 +333,31 @@ class Planner:
         shown = tuple(name for name, weight in point.weights if weight > 0)
         key = ("ordering", point.ordering, shown)
         if key not in self._memo:
-            self._memo[key] = space.ordering_of(point, self._contents)
+            with self._blaming("vary.ordering"):
+                self._memo[key] = space.ordering_of(point, self._contents)
         return self._memo[key]  # type: ignore[no-any-return]
 
     def _architecture(self, point: Point) -> Architecture:
         key = ("architecture", point.architecture, point.width, point.depth)
         if key not in self._memo:
-            self._memo[key] = Architecture(
-                name=point.architecture, width=point.width, depth=point.depth, image_shape=self._image_shape
-            )
+            with self._blaming("vary.architecture"):
+                name = plugins.resolve("architecture", point.architecture, space.ARCHITECTURES)
+                self._memo[key] = Architecture(
+                    name=name,
+                    width=point.width,
+                    depth=point.depth,
+                    image_shape=self._image_shape,
+                    code=plugins.code("architecture", name) if plugins.is_code(name) else "",
+                )
         return self._memo[key]  # type: ignore[no-any-return]
+
+    @contextlib.contextmanager
+    def _blaming(self, path: str) -> Iterator[None]:
+        """What is wrong with code of the user's becomes an error about the value that names it."""
+        try:
+            yield
+        except plugins.PluginError as error:
+            raise self.sweep.error(path, str(error)) from error
 
     def _training(self, point: Point, steps: int, *, deficit: bool = True) -> Training:
         key = ("training", point.training.label, steps, deficit)
@@ -412,7 +430,8 @@ class Planner:
     def _random_init(self, point: Point, seed: int, name: str, reading: Transfer) -> ProbeSpec:
         key = ("random", point.representation, self._architecture(point).digest, seed)
         if key not in self._memo:
-            self._memo[key] = representation.untrained(point.representation, self._pretraining(point)(seed))
+            with self._blaming("vary.representation"):
+                self._memo[key] = representation.untrained(point.representation, self._pretraining(point)(seed))
         return self._probe(key, self._memo[key], name, reading)
 
     def _untrained(self, point: Point) -> Mapping[tuple[int, str], ProbeSpec]:
@@ -713,7 +732,14 @@ class _Cost:
         return float(examples) * forward + solving
 
 
-def imports(sources: Iterable[Source]) -> list[str]:
-    """The installed code that a sweep names, as a dataset or as what one is made from, and that would be imported."""
-    named = (name for source in sources for name in (source.dataset, *json.loads(source.options).values()))
-    return sorted({name for name in named if isinstance(name, str) and name.startswith("python:")})
+def imports(sweep: Sweep) -> list[str]:
+    """The installed code that a sweep names, for a dataset or what one is made from, or on an axis, and that is run."""
+    sources = [component.source(Image()) for component in sweep.components.values()]
+    named = [name for source in sources for name in (source.dataset, *json.loads(source.options).values())]
+    vary = sweep.vary
+    named += [plugins.resolve("architecture", name, space.ARCHITECTURES) for name in vary.architecture]
+    for choice in (*vary.ordering, *vary.representation):
+        if isinstance(choice, PlugIn):
+            known = space.REPRESENTATIONS if choice.plugin == "representation" else ORDERINGS
+            named.append(plugins.resolve(choice.plugin, choice.root, known))
+    return sorted({name for name in named if isinstance(name, str) and plugins.is_code(name)})

@@ -10,6 +10,7 @@ from trainables import facts
 from trainables.catalogue import declared_shape
 from trainables.components import default_shape
 from trainables.facts import FactError, NetworkSize
+from trainables.spec import Component
 
 
 def prepare(sweep: Sweep, say: Callable[[str], None]) -> tuple[Plan, dict[str, NetworkSize]]:
@@ -21,7 +22,24 @@ def prepare(sweep: Sweep, say: Callable[[str], None]) -> tuple[Plan, dict[str, N
     Raises:
         SweepError: the sweep cannot be planned on this machine: data is missing or damaged, there is no such network.
     """
-    for name in imports(component.source(Image()) for component in sweep.components.values()):
+    planned = plan(sweep, components(sweep, say))
+    try:
+        sizes = facts.network_sizes(architectures(planned), say)
+    except FactError as error:
+        raise sweep.error("vary.architecture", str(error)) from error
+    return planned, sizes
+
+
+def components(sweep: Sweep, say: Callable[[str], None]) -> dict[str, Component]:
+    """The components of a sweep, with data that this machine has ready.
+
+    Args:
+        say: told, in a line, when something has to be prepared that is done once per machine.
+
+    Raises:
+        SweepError: data is missing or damaged.
+    """
+    for name in imports(sweep):
         say(f"importing {name}, which the sweep names")
     native = {}
     for name, component in sweep.components.items():
@@ -33,12 +51,6 @@ def prepare(sweep: Sweep, say: Callable[[str], None]) -> tuple[Plan, dict[str, N
         except ValueError as error:
             raise sweep.error(f"components.{name}", str(error)) from error
     try:
-        components = facts.components(sources(sweep, native), say)
+        return facts.components(sources(sweep, native), say)
     except FactError as error:
         raise sweep.error(f"components.{error.name}", str(error)) from error
-    planned = plan(sweep, components)
-    try:
-        sizes = facts.network_sizes(architectures(planned), say)
-    except FactError as error:
-        raise sweep.error("vary.architecture", str(error)) from error
-    return planned, sizes

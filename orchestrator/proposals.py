@@ -18,7 +18,7 @@ from orchestrator.journal import Journal, UnknownSweep
 from orchestrator.plan import Plan, Planner, trial_json
 from orchestrator.results import Lookup
 from orchestrator.search import Optimiser, Proposal
-from orchestrator.space import Optuna, Point
+from orchestrator.space import Optuna, point_of
 from orchestrator.sweep import Sweep
 from orchestrator.work import Work
 from trainables.spec import TrialSpec
@@ -137,7 +137,7 @@ class Proposals:
             return 0
         count = 0
         for kept in plan["trials"]:
-            point = _point(self._plan.sweep, kept["design"])
+            point = point_of(self._plan.sweep, kept["design"])
             if point is not None:
                 values, violations = self._reached(self._planner.trial(point), kept["cells"])
                 count += values is not None and self._optimiser.warm(point, values, violations)
@@ -152,22 +152,6 @@ def _history(journal: Journal, sweep: Sweep) -> list[dict[str, Any]]:
         return []
     same = plan.get("search") == _identity(sweep)
     return [trial for trial in plan["trials"] if same and "proposal" in trial]
-
-
-def _point(sweep: Sweep, design: Mapping[str, Any]) -> Point | None:
-    """A trial of another sweep as a point of this one; None: this sweep has no such ordering or training."""
-    ordering = next((choice for choice in sweep.vary.ordering if choice.label == design["ordering"]), None)
-    training = next((change for change in sweep.vary.training if change.label == design["training"]), None)
-    if ordering is None or training is None:
-        return None
-    same = {name: design[name] for name in ("architecture", "width", "depth", "representation", "steps")}
-    return Point(
-        weights=tuple((name, design["mixture"][name]) for name in sweep.components),
-        ordering=ordering,
-        training=training,
-        train_examples=design["train_examples"],
-        **same,
-    )
 
 
 def _identity(sweep: Sweep) -> str:

@@ -29,6 +29,7 @@ from orchestrator.model import (
     Loc,
     Model,
     OneOf,
+    PlugIn,
     Problem,
     SeedNumber,
     as_tuple,
@@ -91,6 +92,24 @@ def points(sweep: Sweep, sizes: Mapping[str, int]) -> Iterator[Point]:
         yield from _sample(_axes(sweep, sizes), search.random, _Conditions(sweep))
     else:
         yield from _product(_axes(sweep, sizes), _Conditions(sweep))
+
+
+def point_of(sweep: Sweep, design: Mapping[str, Any]) -> Point | None:
+    """A design as a plan keeps it, as a point of a sweep; None: the sweep has no such ordering or training."""
+    # The defaults are those of an axis whose condition does not hold.
+    orderings, trainings = (*sweep.vary.ordering, Shuffled()), (*sweep.vary.training, TrainingChange())
+    ordering = next((choice for choice in orderings if choice.label == design["ordering"]), None)
+    training = next((change for change in trainings if change.label == design["training"]), None)
+    if ordering is None or training is None:
+        return None
+    same = {name: design[name] for name in ("architecture", "width", "depth", "representation", "steps")}
+    return Point(
+        weights=tuple((name, design["mixture"][name]) for name in sweep.components),
+        ordering=ordering,
+        training=training,
+        train_examples=design["train_examples"],
+        **same,
+    )
 
 
 def ordering_of(point: Point | OrderingChoice, contents: Mapping[str, str]) -> Ordering:
@@ -476,8 +495,11 @@ ARCHITECTURES = ("mlp", "cnn", "cnn_plain", "resnet18", "resnet34", "resnet50", 
 
 ArchitectureName = Annotated[
     str,
-    Field(pattern=r"^[a-z0-9_]{1,64}$"),
-    expect(f"{', '.join(ARCHITECTURES)} or the name of a torchvision classification model"),
+    Field(pattern=r"^([A-Za-z0-9_-]{1,64}|python:[A-Za-z0-9_.]+:[A-Za-z0-9_.]+)$"),
+    expect(
+        f"{', '.join(ARCHITECTURES)}, the name of a torchvision classification model or of an installed package's "
+        "network, or python:module:attribute"
+    ),
 ]
 
 
@@ -665,6 +687,16 @@ class CatAverage(Counted):
     cat_average: Members = Field(description="how many networks")
 
 
+class RepresentationCode(RepresentationKind, PlugIn):
+    """A representation of the user's: code that returns the networks that the probe reads."""
+
+    plugin = "representation"
+
+    @property
+    def label(self) -> str:
+        return self.root
+
+
 REPRESENTATIONS: Mapping[str, type[BaseModel]] = {
     "single": Single,
     "random_init": RandomInit,
@@ -680,8 +712,19 @@ REPRESENTATIONS: Mapping[str, type[BaseModel]] = {
 }
 
 RepresentationChoice: TypeAlias = Annotated[
-    Single | RandomInit | Cat | TimeCat | Complement | Snapshots | Wide | Distilled | Bonsai | CatPca | CatAverage,
-    Choose(REPRESENTATIONS),
+    Single
+    | RandomInit
+    | Cat
+    | TimeCat
+    | Complement
+    | Snapshots
+    | Wide
+    | Distilled
+    | Bonsai
+    | CatPca
+    | CatAverage
+    | RepresentationCode,
+    Choose(REPRESENTATIONS, code=RepresentationCode),
 ]
 
 

@@ -187,7 +187,7 @@ class Component(Model):
     def source(self, image: Image) -> spec.Source:
         """How to read the component, with images of the sweep's shape where it has one."""
         return spec.Source(
-            dataset=self.dataset,
+            dataset=_import_path(self.dataset),
             options=json.dumps(dict(self.options), sort_keys=True, separators=(",", ":")),
             classes=self.classes,
             relabel=self.relabel,
@@ -379,14 +379,16 @@ _CODE = re.compile(r"python:[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*"
 
 def _dataset_problems(component: Component) -> Iterator[Problem]:
     """What the catalogue of datasets says about a component."""
-    from trainables import catalogue  # imports numpy, which `--help` does without
+    from trainables import catalogue, plugins  # the first imports numpy, which `--help` does without
 
-    if component.dataset not in catalogue.CATALOGUE and not _CODE.fullmatch(component.dataset):
-        possible = known(component.dataset, [*catalogue.CATALOGUE, "python:module:attribute"])
-        yield Problem(("dataset",), f"found {show(component.dataset)}; {possible}")
-        return
     try:
-        dataset = catalogue.find(component.dataset)
+        path = _import_path(component.dataset)
+        if path not in catalogue.CATALOGUE and not _CODE.fullmatch(path):
+            installed = plugins.installed("dataset", frozenset(catalogue.CATALOGUE))
+            possible = known(component.dataset, [*catalogue.CATALOGUE, *installed, "python:module:attribute"])
+            yield Problem(("dataset",), f"found {show(component.dataset)}; {possible}")
+            return
+        dataset = catalogue.find(path)
     except ValueError as error:
         yield Problem(("dataset",), f"found {show(component.dataset)}; {error}")
         return
@@ -401,6 +403,13 @@ def _dataset_problems(component: Component) -> Iterator[Problem]:
             catalogue.declared_shape(component.source(Image()))
         except ValueError as error:
             yield Problem(("options",), f"found {show(component.options)}; {error}")
+
+
+def _import_path(dataset: str) -> str:
+    """The dataset's name, or the import path that its name stands for. Raises PluginError."""
+    from trainables import catalogue, plugins
+
+    return plugins.resolve("dataset", dataset, catalogue.CATALOGUE)
 
 
 def _option_problems(component: Component, options: Mapping[str, Any]) -> Iterator[Problem]:

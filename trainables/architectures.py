@@ -28,6 +28,7 @@ from torchvision.models import get_model, list_models
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.models.vision_transformer import Encoder
 
+from trainables import plugins
 from trainables.spec import Architecture, derive_seed
 
 Block = type[BasicBlock] | type[Bottleneck]
@@ -98,7 +99,11 @@ def measure(architecture: Architecture) -> Size:
         FlopCounterMode(display=False) as counter,
     ):
         output = features(example)
-    assert output.ndim == 2, f"features of {architecture.name} are (B, D), not {tuple(output.shape)}"
+    shape = tuple(output.shape) if isinstance(output, Tensor) else ()
+    if plugins.is_code(architecture.name) and (len(shape) != 2 or shape[0] != 1):
+        found = f"features of shape {shape} for one image" if shape else f"a {type(output).__name__} as features"
+        raise plugins.PluginError(f"{architecture.name} gave {found}; expected (B, D)")
+    assert len(shape) == 2, f"features of {architecture.name} are (B, D), not {shape}"
     parameters = sum(p.numel() for p in features.parameters())
     return Size(parameters, counter.get_total_flops(), output.shape[1])
 
@@ -240,6 +245,28 @@ def from_torchvision(architecture: Architecture) -> nn.Module:
     return model
 
 
+def from_code(architecture: Architecture) -> nn.Module:
+    """What code of the user's returns for an architecture: like the functions above, its features.
+
+    Raises:
+        PluginError: the code is not there, is not what was planned with, raises, or returns something else.
+    """
+    name = architecture.name
+    if architecture.code:
+        plugins.require_same_code("architecture", name, architecture.code)
+    builder = plugins.load("architecture", name)
+    try:
+        features = builder(architecture)
+    except Exception as error:  # the code is not ours and may raise anything
+        raise plugins.PluginError(f"{name}: {plugins.said(error)}") from error
+    if not isinstance(features, nn.Module):
+        raise plugins.PluginError(
+            f"{name} returned a {type(features).__name__}; expected a torch.nn.Module that turns images (B, channels, "
+            "height, width) into features (B, D)"
+        )
+    return features
+
+
 Builder = Callable[[Architecture], nn.Module]
 
 ARCHITECTURES: Mapping[str, Builder] = {
@@ -374,13 +401,16 @@ def _features(architecture: Architecture) -> nn.Module:
         raise ValueError(f"{architecture.name} of depth {architecture.depth}; the depth is at least 1")
     if architecture.name in ARCHITECTURES:
         return ARCHITECTURES[architecture.name](architecture)
+    if plugins.is_code(architecture.name):
+        return from_code(architecture)
     known = names()
     if architecture.name in known:
         return from_torchvision(architecture)
     near = difflib.get_close_matches(architecture.name, known, n=5, cutoff=0.5)
     raise ValueError(
-        f"unknown architecture {architecture.name!r}{'; close to it: ' if near else ''}{', '.join(near)}; "
-        f"known are {', '.join(ARCHITECTURES)} and torchvision's classification models"
+        f"unknown architecture {architecture.name!r}{'; close to it: ' if near else ''}{', '.join(near)}; known are "
+        f"{', '.join([*ARCHITECTURES, *plugins.installed('architecture', frozenset(ARCHITECTURES))])}, torchvision's "
+        "classification models and python:module:attribute"
     )
 
 

@@ -8,22 +8,18 @@ planning can ask whether data is where it should be without importing torch.
 from __future__ import annotations
 
 import difflib
-import importlib
 import json
 import math
 import os
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.machinery import ModuleSpec, PathFinder
-from importlib.util import find_spec
 from pathlib import Path
 from stat import S_ISDIR
 from typing import Any
 
-from trainables import reading
+from trainables import plugins, reading
 from trainables.reading import DataError, Raw, Request, Shape
 from trainables.spec import Source
 
@@ -91,14 +87,8 @@ def find(name: str) -> Dataset:
     Raises:
         ValueError: there is none; the message lists the known ones.
     """
-    if name.startswith("python:"):
-        parts = name.split(":")
-        if len(parts) != 3 or not all(part.isidentifier() for part in parts[1].split(".")) or not parts[2]:
-            raise ValueError(f"dataset {name!r} names no code; write python:module:attribute")
-        if parts[1].partition(".")[0] in sys.stdlib_module_names:  # such as subprocess:run, with options of a stranger
-            raise ValueError(
-                f"dataset {name!r} names Python's own {parts[1]!r}; code of an installed package is possible"
-            )
+    if plugins.is_code(name):
+        plugins.parts("dataset", name)
         return PLUGIN
     if name in CATALOGUE:
         return CATALOGUE[name]
@@ -240,30 +230,12 @@ def _with_files(rows: Fingerprint, folder: Path, name: str) -> Fingerprint | Non
 def trace_plugin(request: Request) -> Fingerprint:
     """The file of the module that the attribute is looked up in. What it reads in turn is not followed."""
     module = request.source.dataset.split(":")[1]
-    spec = _module_spec(module)
+    spec = plugins.module_spec(module)
     if spec is None:
         raise DataError(f"{request.source.dataset}: there is no module {module!r}; install it or add it to PYTHONPATH")
     if spec.origin is None or not Path(spec.origin).is_file():
         return [(module, 0, 0)]
     return [_row(Path(spec.origin), module)]
-
-
-def _module_spec(module: str) -> ModuleSpec | None:
-    """Where a module would be imported from. Packages are executed only if it is found in no other way."""
-    importlib.invalidate_caches()
-    path, spec, name = None, None, ""
-    for part in module.split("."):
-        name = f"{name}.{part}" if name else part
-        spec = PathFinder.find_spec(name, path)
-        if spec is None:
-            break
-        path = spec.submodule_search_locations
-    if spec is None:  # an editable installation may bring a finder of its own
-        try:
-            spec = find_spec(module)
-        except (ImportError, ValueError):
-            return None
-    return spec
 
 
 def trace_bases(request: Request, names: tuple[str, ...]) -> Fingerprint:

@@ -11,12 +11,14 @@ sorting, and arithmetic that IEEE 754 rounds one way.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trainables import plugins
 from trainables.draws import permutation, uniform
 from trainables.spec import Mixture, Ordering, Share, derive_seed
 
@@ -66,6 +68,7 @@ def index_stream(
         ValueError: the ordering does not know a component of the mixture, or difficulties are missing.
     """
     examples, times = [], []
+    arrive = _arrive(ordering)
     for position, share in enumerate(mixture.shares):
         content = share.component.content
         drawn = draw(share, seed, seed if pool_seed is None else pool_seed)
@@ -78,12 +81,38 @@ def index_stream(
             difficulty = drawn_times
         arrivals = Arrivals(content, position, share.shown, drawn_times, difficulty)
         examples.append(drawn)
-        times.append(ORDERINGS[ordering.kind](ordering, arrivals))
+        times.append(arrive(ordering, arrivals))
     if not examples:
         return Stream(np.zeros(0, np.int16), np.zeros(0, np.int64))
     component = np.repeat(np.arange(len(examples), dtype=np.int16), [len(e) for e in examples])
     order = np.argsort(np.concatenate(times), kind="stable")
     return Stream(component[order], np.concatenate(examples)[order])
+
+
+def _arrive(ordering: Ordering) -> Callable[[Ordering, Arrivals], Times]:
+    """The function that gives arrival times."""
+    return functools.partial(_of_code, _code(ordering)) if plugins.is_code(ordering.kind) else ORDERINGS[ordering.kind]
+
+
+def _code(ordering: Ordering) -> Callable[..., object]:
+    if ordering.code:
+        plugins.require_same_code("ordering", ordering.kind, ordering.code)
+    return plugins.load("ordering", ordering.kind)  # type: ignore[no-any-return]
+
+
+def _of_code(function: Callable[..., object], ordering: Ordering, arrivals: Arrivals) -> Times:
+    """What code of the user's returns as times. Raises PluginError if it raises, or returns something else."""
+    try:
+        times = np.array(function(ordering, arrivals), np.float64)
+    except Exception as error:  # the code is not ours and may raise anything
+        raise plugins.PluginError(f"{ordering.kind}: {plugins.said(error)}") from error
+    if times.shape != (arrivals.num_examples,) or not ((times >= 0) & (times <= 1)).all():
+        within = f" from {times.min():g} to {times.max():g}" if times.size else ""
+        raise plugins.PluginError(
+            f"{ordering.kind} returned times of shape {times.shape}{within}; expected one in [0, 1] for each of "
+            f"{arrivals.num_examples} examples"
+        )
+    return times
 
 
 def draw(share: Share, seed: int, pool_seed: int) -> Indices:

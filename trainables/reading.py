@@ -8,12 +8,10 @@ reader serves which dataset is the table in `catalogue.py`; splits, classes, siz
 from __future__ import annotations
 
 import codecs
-import importlib
 import itertools
 import math
 import os
 import pickle
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trainables import plugins
 from trainables.draws import permutation, raw, uniform
 from trainables.errors import UserError
 from trainables.mixture import apportion
@@ -406,14 +405,13 @@ PLUGIN_EXPECTED = (
 def read_plugin(request: Request) -> Raw:
     """What the attribute of `python:module:attribute` returns when called with the options, or is."""
     name = request.source.dataset
-    _, module, attribute = name.split(":")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        found = plugins.load("dataset", name)
         returned = found(**request.options) if callable(found) else found
+    except plugins.PluginError as error:
+        raise DataError(str(error)) from error
     except Exception as error:  # the code is not ours and may raise anything
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        where = "" if place.filename == __file__ else f" ({place.filename}:{place.lineno})"
-        raise DataError(f"{name}: {_one_line(error)}{where}") from error
+        raise DataError(f"{name}: {plugins.said(error)}") from error
     names = ("train", "test", "validation", "value_range")
     of = returned.get if isinstance(returned, Mapping) else partial(_attribute, returned)
     entry: dict[str, Any] = {name: of(name) for name in names}

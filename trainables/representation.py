@@ -27,6 +27,7 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from trainables import plugins
 from trainables.spec import Architecture, Guide, Mixture, PretrainSpec, Training, derive_seed
 
 Members = tuple[PretrainSpec, ...]
@@ -59,7 +60,9 @@ class Pretraining:
 
 @functools.cache
 def parse(representation: str) -> tuple[str, int]:
-    """The kind and its number: `single` is one, `cat:4` and `time_cat:4` are four."""
+    """The kind and its number: `single` is one, `cat:4` and `time_cat:4` are four. Code of the user's has no number."""
+    if plugins.is_code(representation):
+        return representation, 1
     kind, _, count = representation.partition(":")
     return kind, int(count) if count else 1
 
@@ -67,12 +70,15 @@ def parse(representation: str) -> tuple[str, int]:
 def members(representation: str, pretraining: Pretraining) -> Members:
     """The networks whose features the probe reads."""
     kind, count = parse(representation)
-    return KINDS[kind](pretraining, count)
+    path = plugins.resolve("representation", kind, KINDS)
+    return from_code(path, pretraining) if plugins.is_code(path) else KINDS[kind](pretraining, count)
 
 
 def untrained(representation: str, pretraining: Pretraining) -> Members:
     """Networks at their random initialisation: as many, of the same architecture."""
     kind, count = parse(representation)
+    if kind not in KINDS:
+        return tuple(initialisation(member.architecture, member.seed) for member in members(kind, pretraining))
     architecture = _widened(pretraining.architecture, count) if kind == "wide" else pretraining.architecture
     seeds = pretraining.seeds(count if kind in SIDE_BY_SIDE else 1)
     return tuple(initialisation(architecture, seed) for seed in seeds)
@@ -137,6 +143,25 @@ def bonsai(p: Pretraining, count: int) -> Members:
 
 def random_init(p: Pretraining, count: int) -> Members:
     return tuple(initialisation(p.architecture, seed) for seed in p.seeds(count))
+
+
+def from_code(path: str, p: Pretraining) -> Members:
+    """What code of the user's returns. Raises PluginError if it raises, or returns something else."""
+    function = plugins.load("representation", path)
+    try:
+        found = function(p)
+    except Exception as error:  # the code is not ours and may raise anything
+        raise plugins.PluginError(f"{path}: {plugins.said(error)}") from error
+    if not (isinstance(found, tuple) and found and all(isinstance(member, PretrainSpec) for member in found)):
+        raise plugins.PluginError(
+            f"{path} returned {str(found)[:60]}; expected a tuple of one PretrainSpec or more, as "
+            "`pretraining.plain(steps, seed)` makes them"
+        )
+    if len({member.digest for member in found}) < len(found):
+        raise plugins.PluginError(
+            f"{path} returned one network twice; give each a seed of its own: pretraining.seeds(n)"
+        )
+    return found
 
 
 KINDS: Mapping[str, Callable[[Pretraining, int], Members]] = {

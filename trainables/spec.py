@@ -159,14 +159,15 @@ class Mixture:
 class Ordering:
     """When the examples of a mixture arrive. Components are named by content, as in `Mixture`."""
 
-    kind: str = "shuffled"  # a key of ORDERINGS in ordering.py
-    sequence: tuple[str, ...] = ()  # sequential, blocked: components in order
+    kind: str = "shuffled"  # a key of ORDERINGS in ordering.py, or python:module:attribute
+    sequence: tuple[str, ...] = ()  # sequential, blocked: components in order; of code: in that of the sweep
     repeats: int = 1  # blocked: how often the sequence comes round
     start: tuple[tuple[str, float], ...] = ()  # annealed: relative weights at time 0
     end: tuple[tuple[str, float], ...] = ()  # annealed: relative weights at time 1
     easy_first: bool = True  # curriculum; False: hard first
     component: str = ""  # withheld: the component left out
     window: tuple[float, float] = (0.0, 0.0)  # withheld: from and until, as shares of the run
+    code: str = ""  # python:module:attribute: digest of the module's file
 
     @cached_property
     def digest(self) -> str:
@@ -180,10 +181,11 @@ SHUFFLED = Ordering()
 class Architecture:
     """A network by name, at some width and depth, for images of one shape."""
 
-    name: str  # a key of ARCHITECTURES in architectures.py, or a torchvision classification model
+    name: str  # a key of ARCHITECTURES, a torchvision classification model, or python:module:attribute
     width: float = 1.0  # multiplies the number of channels or units of every layer
     depth: int | None = None  # hidden layers (mlp), convolutions (cnn), blocks per stage (resnet), blocks (vit)
     image_shape: tuple[int, int, int]  # (channels, height, width)
+    code: str = ""  # python:module:attribute: digest of the module's file
 
     @cached_property
     def digest(self) -> str:

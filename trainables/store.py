@@ -72,11 +72,15 @@ Answer = TypeVar("Answer")
 class Store:
     """Stage results under one location: a folder, or any URI that `pyarrow.fs` opens (`s3://...`, `gs://...`)."""
 
-    def __init__(self, location: str | Path, lease_expiry_s: float = lease.EXPIRY_S) -> None:
+    def __init__(
+        self, location: str | Path, lease_expiry_s: float = lease.EXPIRY_S, *, sets_aside: bool = True
+    ) -> None:
         """
         Args:
             location: a folder or a URI.
             lease_expiry_s: after how long without a word the owner of a lease counts as dead, on S3.
+            sets_aside: whether a damaged entry is moved away; without that it only counts as not there, and looking at
+                results changes nothing.
 
         Raises:
             StoreError: the location's URI cannot be opened.
@@ -93,7 +97,7 @@ class Store:
         self._root = self._root.rstrip("/")
         self.is_folder = isinstance(self._fs, fs.LocalFileSystem)
         self.patience_s = PATIENCE_S[self.is_folder]
-        self._lease_expiry_s = lease_expiry_s
+        self._lease_expiry_s, self._sets_aside = lease_expiry_s, sets_aside
         self._appending = threading.Lock()
         self._writers: dict[str, segments.Writer] = {}
 
@@ -156,6 +160,16 @@ class Store:
             raise DamagedEntry(f"{kind} {digest[:12]}: {file}") from error
         return tensors
 
+    def checksums(self, kind: str, digest: str) -> dict[str, str]:
+        """The SHA-256 of each file of tensors that a stage was put with, by name.
+
+        Raises:
+            DamagedEntry: the result fails its checksum; the entry has been set aside.
+            FileNotFoundError: there is no such stage.
+        """
+        files = self._entry(kind, digest)["files"]
+        return {_tensors_name(file): checksum for file, checksum in files.items()}
+
     def put(
         self,
         stage: StageSpec,
@@ -198,6 +212,9 @@ class Store:
         return entry  # type: ignore[no-any-return]
 
     def _set_aside(self, kind: str, digest: str, why: str) -> None:
+        if not self._sets_aside:
+            log.warning("stage %s %s: %s", kind, digest[:12], why)
+            return
         place = f"damaged/{kind}-{digest[:16]}-{int(time.time())}-{uuid.uuid4().hex[:6]}"
         try:
             if self.is_folder:

@@ -24,6 +24,7 @@ import pandas as pd
 
 from orchestrator.analysis.gaps import Estimate, estimate, interval, level, listed, points
 from orchestrator.analysis.measures import BySeed, Key, by_seed, invalid_by, keys, maybe, nested, paired, usable, varied
+from trainables.representation import parse
 
 Failure: TypeAlias = Literal[
     "none", "unused", "entangled", "recoverable", "lost by this run", "lost by the recipe", "cannot tell"
@@ -179,7 +180,7 @@ class _Reading:
 
     @property
     def networks(self) -> int:
-        return int(self.representation.partition(":")[2] or 1)
+        return parse(self.representation)[1]
 
     @property
     def preference(self) -> float:
