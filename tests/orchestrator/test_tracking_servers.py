@@ -217,6 +217,7 @@ def test_mlflows_pages_show_a_sweep_its_trials_charts_and_files_to_whoever_logs_
     wait_until(lambda: bool(browser.execute_script("return document.querySelector('iframe')")), seconds=120)
     browser.switch_to.frame(browser.execute_script("return document.querySelector('iframe')"))
     shown(browser, "Does a tracking server show what the store has?", selector="h1")
+    wait_until(lambda: browser.execute_script("return document.querySelectorAll('thead button').length") > 0)  # script
     browser.switch_to.default_content()
     browser.get("about:blank")
     browser.get(f"{pages}/{child.info.run_id}/artifacts/result.json")

@@ -68,6 +68,8 @@ def data(found: Evidence) -> pd.DataFrame:
             rows.append(where | {"seed": seed, "n": 1, "source_percent": 100 * x, "transfer_percent": 100 * y})
     if not rows:
         raise Refused("no seed of a design has both a source and a transfer accuracy: some component must be shown")
+    if len({row["trial"] for row in rows}) < 2:
+        raise Refused("there is one design; it takes two or more, for example trainings that differ in weight decay")
     other = [name for name in gaps.varying_axes(table) if name != axis]
     whole = pd.DataFrame(rows).astype({"seed": "Int64"} | dict.fromkeys((*SOURCE, *TRANSFER), float))
     columns = ["panel", "component", "colour", "trial", "seed", *SOURCE, *TRANSFER, "n"]
