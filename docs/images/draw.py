@@ -53,7 +53,7 @@ def ordering(kind: str, shown: int = 90) -> Figure:
     choice = sweeps.parse(head + text, "picture").vary.ordering[0]
     hardness = [np.random.default_rng(position).random(1000) for position in range(len(NAMES))]
     stream = index_stream(mixture, choice.among({name: name for name in NAMES}), 0, hardness)
-    figure, axes = _canvas(6.4, 1.15)
+    figure, axes = _canvas(5.2, 1.15)
     for position, name in enumerate(NAMES):
         here = np.flatnonzero(stream.component == position)
         height = hardness[position][stream.example[here]] if kind == "curriculum" else np.ones(len(here))
@@ -64,7 +64,7 @@ def ordering(kind: str, shown: int = 90) -> Figure:
     axes.annotate("", (1, -1.12), (0, -1.12), arrowprops={"arrowstyle": "->", "color": MUTED, "linewidth": 0.8})
     axes.text(0, -1.22, "first step", ha="left", va="top", color=MUTED)
     axes.text(1, -1.22, "last step", ha="right", va="top", color=MUTED)
-    axes.set(xlim=(-0.14, 1.01), ylim=(-1.55, 0.9))
+    axes.set(xlim=(-0.17, 1.01), ylim=(-1.55, 0.9))
     return figure
 
 
@@ -152,7 +152,7 @@ def gap(table: pd.DataFrame) -> Figure:
             axes.text(x[-1] + 0.12, y[-1] + (0.8 if label == "direct" else -1.2), label, color=colour, va="center")
         direct, transfer = (100 * means[c].iloc[1] for c in ("direct_probe_accuracy", "transfer_accuracy"))
         axes.annotate("", (1, direct), (1, transfer), arrowprops={"arrowstyle": "<->", "color": INK})
-        axes.text(1.08, (direct + transfer) / 2, f"the gap: {direct - transfer:.1f} points", va="center")
+        axes.text(1.08, direct - 4, f"the gap: {direct - transfer:.1f} points", va="center")
         axes.set_xticks(x, [f"{100 * weight:g} %" for weight in means.index])
         axes.set(xlim=(-0.3, len(x) + 0.1), xlabel="share of hard in the mixture", ylabel="accuracy on hard, %")
     return figure
