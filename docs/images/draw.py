@@ -25,7 +25,7 @@ from reference import EXAMPLES
 from orchestrator import sweep as sweeps
 from orchestrator.plan import Plan
 from orchestrator.prepare import prepare
-from orchestrator.report.figures import INK, MUTED, PAGE_COLOURS, RULE, SERIES, STYLE, svg
+from orchestrator.report.figures.style import INK, MUTED, PAGE_COLOURS, RULE, SERIES, STYLE, svg
 from trainables.ordering import index_stream
 from trainables.spec import Component, Mixture, PretrainSpec, Share, Source
 
@@ -36,13 +36,14 @@ DARK = ("#e7eaed", "#a0a9b2", "#4a535c", "#2b3036", "#62b4f0", "#ff9a5c", "#45cb
 
 def pictures() -> Iterator[tuple[str, Figure]]:
     """Every picture by the name of its file."""
-    for kind in EXAMPLES:
-        yield f"ordering-{kind}", ordering(kind)
     plan, _ = prepare(sweeps.read(sweeps.locate("quickstart")), lambda _: None)
-    yield "stages", stages(plan)
-    yield "sharing", sharing(plan)
-    yield "gap", gap(pd.read_csv(HERE / "mixture-weight.csv"))
-    yield "views", views()
+    with matplotlib.rc_context(STYLE):
+        for kind in EXAMPLES:
+            yield f"ordering-{kind}", ordering(kind)
+        yield "stages", stages(plan)
+        yield "sharing", sharing(plan)
+        yield "gap", gap(pd.read_csv(HERE / "mixture-weight.csv"))
+        yield "views", views()
 
 
 def ordering(kind: str, shown: int = 90) -> Figure:
@@ -208,6 +209,5 @@ def _variables(colours: Sequence[str]) -> str:
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": "bottleneck"}):
-        for name, figure in pictures():
-            (folder / f"{name}.svg").write_text(themed(figure))
+    for name, figure in pictures():
+        (folder / f"{name}.svg").write_text(themed(figure))

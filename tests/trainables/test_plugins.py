@@ -46,8 +46,8 @@ def site(tmp_path_factory):
     """Where the package of docs/your-own.md is installed, as it is written there."""
     folder = tmp_path_factory.mktemp("site")
     (folder / "my_plugins.py").write_text("\n\n".join(blocks("python")))
-    (toml,) = blocks("toml")
-    install(folder, "my-plugins", toml.replace('[project.entry-points."', "[").replace('"]', "]").replace('"', ""))
+    (ini,) = blocks("ini")
+    install(folder, "my-plugins", ini.replace('[project.entry-points."', "[").replace('"]', "]").replace('"', ""))
     return folder
 
 
