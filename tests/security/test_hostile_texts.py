@@ -163,9 +163,11 @@ def test_the_page_shows_hostile_texts_and_does_nothing_that_they_say(planned, st
     rows = results.rows(journal.plan(), results.store_lookup(stored), journal.trial_states())
     assert {row["status"] for row in rows} == {"failed"}
     provenance = {"command": HOSTILE, "storage": HOSTILE, "trials": HOSTILE}
-    html = report.render(results.table(rows), plan.as_json(), sweep.text, provenance=provenance)
+    html = report.render(report.Evidence(results.table(rows)), plan.as_json(), sweep.text, provenance=provenance)
     page = Page(html)
-    assert page.tags.isdisjoint({"script", "iframe", "img", "object", "embed", "form", "base", "foreignobject"})
+    assert page.tags.isdisjoint({"iframe", "img", "object", "embed", "form", "base", "foreignobject"})
+    own = (Path(report.__file__).parent / "page.js").read_text()
+    assert re.findall(r"<script.*?</script>", html, flags=re.DOTALL) == [f"<script>{own}</script>"]
     names = {name for name, _ in page.attributes}
     assert [name for name in names if name.startswith("on") or name in ("src", "srcset", "action", "background")] == []
     links = {value for name, value in page.attributes if name in ("href", "xlink:href")}
