@@ -141,36 +141,30 @@ def test_the_pictures_are_what_the_code_draws_now(monkeypatch):
 
 # Commands and programs ------------------------------------------------------------------------------------------------
 
-# What pages call finished sweeps: quickstart, so small that it takes seconds, and plans with results that are made up.
-SMALLER = [
-    "seeds=2",
-    "pretrain.steps=10",
-    "transfer.train_examples=60",
-    "vary.mixture=[{both: 1}, {both: 0.5, hard: 0.5}]",
-]
-MADE_UP = {
-    "s01-mixture-weight": ["seeds=3"],
+# The sweeps that pages name. Quickstart as it ships; the others have fewer seeds, and its data and network.
+FINISHED = {
+    "quickstart": [],
+    "s01-mixture-weight": ["seeds=2", "retention=false"],
     "s05-ordering": [
-        "seeds=3",
+        "seeds=2",
+        "retention=false",
         "vary.architecture=mlp",
         "components={vehicles: {dataset: dominoes}, animals: {dataset: dominoes, options: {informative: right}}}",
     ],
-    "s07-scale-floor": ["vary.width=1"],
-    "s08-architecture": ["vary.architecture=mlp"],
-    "s12-trajectory-saturation": ["seeds=3"],
-    "quickstart": ["seeds=1", "name=old-idea"],
+    "s07-scale-floor": ["seeds=2", "vary.width=1"],
+    "s08-architecture": ["seeds=2", "vary.architecture=mlp"],
+    "s12-trajectory-saturation": ["seeds=2", "retention=false", "trajectory=false"],
 }
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder in which quickstart has been run, and whose store has the other sweeps that pages name."""
+    """A folder whose store has the sweeps that pages name as if they had been run there; their results are made up."""
     folder = tmp_path_factory.mktemp("reader")
     before = Path.cwd()
     os.chdir(folder)
-    bottleneck("run", "quickstart", *(word for change in SMALLER for word in ("--set", change)))
-    for name, changes in MADE_UP.items():
-        made_up(sweeps.read(sweeps.locate(name), [*changes, "retention=false", "trajectory=false"]))
+    for name, changes in [*FINISHED.items(), ("quickstart", ["seeds=1", "name=old-idea"])]:
+        finish(sweeps.read(sweeps.locate(name), changes))
     for other in ("here", "there"):
         Path(other).symlink_to("bottleneck-runs")
     (block,) = (block for block in BLOCKS if block.page == "README.md" and block.language == "yaml")
@@ -183,16 +177,23 @@ def folder(tmp_path_factory):
     os.chdir(before)
 
 
-def made_up(sweep):
+def finish(sweep):
     """Let the store have a sweep as a run leaves it."""
     plan, _ = prepare(sweep, lambda _: None)
     store = Store("bottleneck-runs")
     for stage in {stage.digest: stage for trial in plan.trials for stage in trial.stages()}.values():
-        accuracy = {"test_accuracy": share_of(stage.digest)} if stage.kind == "probe" else {}
-        store.put(stage, {**(PROBED if stage.kind == "probe" else PRETRAINED), **accuracy})
+        if not store.get(stage.kind, stage.digest):
+            store.put(stage, result_of(stage))
     journal = Journal(store, sweep.name)
     journal.write_plan(sweep.text, json.loads(json.dumps(plan.as_json())))
     journal.start()
+
+
+def result_of(stage):
+    if stage.kind == "pretrain":
+        return PRETRAINED
+    trained = stage.members[0].num_examples > 0
+    return PROBED | {"test_accuracy": (0.8 if trained else 0.2) + 0.1 * share_of(stage.digest)}
 
 
 NOTES_ITS_WORDS = '#!/bin/sh\n{ printf "%s\\0" "${0##*/}" "$@"; printf "\\0"; } >>words\n'
@@ -220,19 +221,25 @@ def test_every_command_runs_and_prints_what_the_page_shows(block, folder, reques
     if any("my.yaml" in words for words in called):
         request.getfixturevalue("real_data")
     for words in called:
-        if words == ("run", "quickstart"):
-            continue  # which the folder has behind it, but smaller
-        assert words[0] != "run", "takes long, and has to say so"
         if words not in printed:
-            done = click.testing.CliRunner().invoke(cli.bottleneck, words, catch_exceptions=False)
-            assert done.exit_code == 0, done.output
-            printed[words] = done.stdout
+            printed[words] = output(words)
     if block.output:
         lines = "".join(printed[words] for words in called).splitlines()
         for line in block.output.splitlines():
             if line != "...":
                 assert line in lines
                 lines = lines[lines.index(line) + 1 :]
+
+
+def output(words: tuple[str, ...]) -> str:
+    """What a command prints; `run` in a process of its own, since it imports MLflow. Its sweep has nothing to train."""
+    if words[0] == "run":
+        done = bottleneck(*words)
+        assert "0 stages computed" in done.stderr
+        return done.stdout
+    told = click.testing.CliRunner().invoke(cli.bottleneck, words, catch_exceptions=False)
+    assert told.exit_code == 0, told.output
+    return told.stdout
 
 
 @each("python")
