@@ -473,6 +473,13 @@ def test_the_lines_are_the_means_of_the_table():
         )
 
 
+@pytest.mark.parametrize("name", ["gap-by-weight", "gap-by-mixture", "trajectories", "ternary"])
+def test_a_notebook_shows_a_figure_as_a_drawing_on_white(name):
+    shown = figures.figure(name, PLANTED[name]())._repr_svg_()
+    assert shown.startswith("<svg")
+    assert "fill: #ffffff" in shown
+
+
 def test_small_weights_are_spread_by_their_square_root_and_the_axis_says_so():
     figure = figures.figure("gap-by-weight", of(two_views()))
     assert figure.get_supxlabel() == "weight in the mixture, square-root scale"

@@ -28,6 +28,7 @@ from orchestrator.report.figures.style import (
     MISSING,
     MUTED,
     NARROW,
+    Drawing,
     distinct,
     fitted,
     level_name,
@@ -214,7 +215,7 @@ def _draw(data: pd.DataFrame, paint: _Paint, *, narrow: bool) -> Figure:
     headers = [text_inches(line, weight="bold") for row in rows for line in row.header]
     width = max(left + max(cell * len(components), KEY_TEXT), NARROW - 0.1, *headers, 0.0) + 0.04
     with styled():
-        figure = Figure(figsize=(width, NAMES + sum(row.height(narrow) for row in rows) + KEY))
+        figure = Drawing(figsize=(width, NAMES + sum(row.height(narrow) for row in rows) + KEY))
         axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(figure.get_figheight(), 0))  # in inches
         axes.axis("off")
         for number, component in enumerate(components):

@@ -86,11 +86,18 @@ def styled() -> Iterator[None]:
         yield
 
 
-def svg(figure: Figure) -> str:
+class Drawing(Figure):
+    """A figure that a notebook shows, on white."""
+
+    def _repr_svg_(self) -> str:
+        return svg(self, transparent=False)
+
+
+def svg(figure: Figure, *, transparent: bool = True) -> str:
     """The `<svg>` element of a figure, without a date or a random name."""
     file = io.StringIO()
     with styled():
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+        figure.savefig(file, format="svg", transparent=transparent, metadata={"Date": None})
     text = file.getvalue()
     return re.sub(r"<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
 
@@ -106,7 +113,7 @@ def panel_grid(
     columns = 1 if narrow else min(count, 3)
     lines = math.ceil(count / columns)
     height = height or (3.2 if count == 1 and not narrow else 2.5)
-    figure = Figure(figsize=(NARROW if narrow else WIDE, height * lines + 0.4), layout="constrained")
+    figure = Drawing(figsize=(NARROW if narrow else WIDE, height * lines + 0.4), layout="constrained")
     panels = list(figure.subplots(lines, columns, sharex=sharex, sharey=sharey, squeeze=False).flat)
     for axes in panels[:count]:
         ruled(axes)
@@ -123,7 +130,7 @@ def stacked_grid(count: int, stories: int, *, narrow: bool, height: float = 1.75
     columns = 1 if narrow else min(count, 3)
     blocks = math.ceil(count / columns)
     size = (NARROW if narrow else WIDE, height * blocks * stories + 0.4)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Drawing(figsize=size, layout="constrained")
     grid = figure.subplots(blocks * stories, columns, sharex=True, squeeze=False)
     found = [[grid[stories * (at // columns) + story, at % columns] for at in range(count)] for story in range(stories)]
     for story, row in enumerate(found):

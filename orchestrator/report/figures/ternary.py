@@ -23,6 +23,7 @@ from orchestrator.report.figures.style import (
     NARROW,
     RULE,
     WIDE,
+    Drawing,
     add_title,
     distinct,
     floats,
@@ -110,7 +111,7 @@ def draw(data: pd.DataFrame, *, narrow: bool = False) -> Figure:
     limit = max(1.0, float(data["gap_points"].abs().max()))
     with styled():
         size = (NARROW if narrow else WIDE, (3.0 if narrow else 3.3) * lines + 0.6)
-        figure = Figure(figsize=size, layout="constrained")
+        figure = Drawing(figsize=size, layout="constrained")
         grid = list(figure.subplots(lines, columns, squeeze=False).flat)
         for axes in grid[len(panels) :]:
             axes.remove()
