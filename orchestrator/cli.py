@@ -594,7 +594,7 @@ def replay(
     """Compute one seed of a trial again, without Ray, and compare every stage with what the store has.
 
     TRIAL is the beginning of its digest, or its label. The store is only read. Exit 0: bit-equal or within the
-    tolerance; 1: different, and the first stage and step that differ are said.
+    tolerance; 1: different, and the first stage and step that differ are said, or nothing is stored to compare with.
     """
     from orchestrator import replay as replays
     from orchestrator.settings import storage_location
@@ -609,7 +609,7 @@ def replay(
         for line in found.elsewhere:
             _say(line)
         _show(found.sentence)
-    context.exit(1 if found.verdict == "different" else 0)
+    context.exit(0 if found.verdict in ("bit-equal", "within tolerance") else 1)
 
 
 @bottleneck.command(short_help="Write the report again.")

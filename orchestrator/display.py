@@ -90,8 +90,13 @@ def _time(found: Snapshot) -> str:
 
 
 def _gap(gap: Gap) -> str:
-    interval = f" [{100 * gap.low:.1f}, {100 * gap.high:.1f}]" if gap.low is not None and gap.high is not None else ""
-    return f"{100 * gap.mean:.1f} points{interval}, n = {gap.n}: {gap.component} at {gap.mixture}"
+    spread = f" [{_points(gap.low)}, {_points(gap.high)}]" if gap.low is not None and gap.high is not None else ""
+    return f"{_points(gap.mean)} points{spread}, n = {gap.n}: {gap.component} at {gap.mixture}"
+
+
+def _points(fraction: float) -> str:
+    """As `analysis.gaps.points` has it, which imports pandas."""
+    return f"{round(100 * fraction, 1) + 0.0:.1f}"  # + 0.0: never -0.0
 
 
 def _gpu(gpu: GpuUse) -> str:

@@ -178,7 +178,7 @@ def _shape(pictures: Sequence[Path]) -> tuple[int, int]:
             with Image.open(path) as picture:
                 sides.append(min(picture.size))
                 channels = max(channels, 1 if picture.mode in ("1", "L", "LA", "I", "I;16", "F") else 3)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(f"{path} cannot be read as a picture, so remove it or get it again: {error}") from error
     usual = sorted(sides)[len(sides) // 2]
     return max((size for size in SIZES if size <= usual), default=SIZES[0]), channels

@@ -1,6 +1,7 @@
 """How is the sweep doing? What has happened goes in, a snapshot of what people want to know comes out.
 
-Pure but for the clock, which is an argument. `status` keeps the snapshots, `display` draws them.
+`State` is pure but for the clock, which is an argument; `Listener` hears the program's own warnings. `status` keeps the
+snapshots, `display` draws them.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ MOST_OF_A_WARNING = 500  # characters; the journal and the log have the rest
 class State:
     """What is known of one run of a sweep. Trials are named by their digests."""
 
-    sweep: str
     trials: int
     stages: int  # unique, of the whole sweep
     stored: int  # of them, in the store when the run began
@@ -85,8 +85,10 @@ class State:
         if status == "failed":
             self.warned(f"trial {trial[:12]} failed: {error or 'without a word'}")
         for digest in self.needs.pop(trial, ()):
-            self._needed_by[digest] -= 1
-            if not self._needed_by[digest]:  # nobody computes it any more, if it is missing
+            with self._counting:
+                self._needed_by[digest] -= 1
+                needless = not self._needed_by[digest]  # nobody computes it any more, if it is missing
+            if needless:
                 self._settle(digest)
 
     def add_trial(
@@ -101,7 +103,8 @@ class State:
         """
         self.outcomes[trial[:12]] = "pending"
         self.needs[trial] = needs
-        self._needed_by.update(needs)
+        with self._counting:
+            self._needed_by.update(needs)
         self._add(cost for digest, cost in to_do.items() if digest not in self.to_do)
         self.to_do |= to_do
         self.stages += stages
@@ -219,6 +222,9 @@ class Listener(logging.Handler):
             logging.getLogger(name).removeHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._state.warned(without_secrets(record.getMessage()))
+        try:
+            self._state.warned(without_secrets(record.getMessage()))
+        except Exception:  # a message that does not fit its arguments
+            self.handleError(record)
         if not logging.getLogger().handlers and logging.lastResort:  # which a handler of any kind silences
             logging.lastResort.handle(record)

@@ -65,4 +65,4 @@ def _stored(store: Store, sweep: str) -> tuple[dict[str, Any], str, list[dict[st
 
 def _provenance(store: Store, rows: list[dict[str, Any]], command: str) -> Mapping[str, str]:
     trials = ", ".join(f"{count} {status}" for status, count in sorted(results.trial_statuses(rows).items()))
-    return {"command": command, "storage": store.shown, "trials": trials}
+    return {"page written by": command, "storage": store.shown, "trials": trials}

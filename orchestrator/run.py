@@ -106,7 +106,6 @@ def run(
         _require_room(store, stages)
         missing = [trial for trial in stages.missing if trial.digest not in stopped]
         state = State(
-            sweep=name,
             trials=search.wanted if search else len(plan.trials),
             stages=stages.total,
             stored=stages.stored,

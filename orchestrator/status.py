@@ -133,7 +133,7 @@ class Published:
 
     def __exit__(self, kind: object, *_: object) -> None:
         self._closed.set()
-        self._thread.join()
+        self._thread.join(self._every_s)  # it may be reading many sweeps of a store that is slow
         if kind is not None:
             self.write("interrupted")
 

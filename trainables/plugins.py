@@ -95,7 +95,7 @@ def load(kind: str, name: str) -> Any:
     module, attribute = parts(kind, name)
     try:
         return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
-    except Exception as error:  # the code is not ours and may raise anything
+    except (Exception, SystemExit) as error:  # the code is not ours and may raise anything
         raise PluginError(f"{name}: {said(error)}") from error
 
 

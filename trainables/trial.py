@@ -251,8 +251,9 @@ class _Work:
             label=label(stage, self.names),
             status=result["status"],
             seconds=round(seconds, 3),
-            # A run that was taken up again has trained for longer than that.
+            # A run that was taken up again has trained for longer than that; of a checkpoint it is a part of its run's.
             seconds_in_all=round(max(seconds, result.get("seconds", 0.0)), 3),
+            run=_run_digest(stage),
             device=result["device"],
         )
 
@@ -319,6 +320,7 @@ class _Work:
         return self._result(started) | {
             "status": "ok",
             "seconds": seconds,
+            "run": _run_digest(stage),
             "finished": time.time(),
             "examples": examples,
             "examples_per_second": examples / seconds if seconds else None,
@@ -483,3 +485,8 @@ def _revision() -> str:
 
 def _silent(event: str, **what: Any) -> None:
     """Where no journal is kept."""
+
+
+def _run_digest(stage: StageSpec) -> str:
+    """Of the run that a checkpoint is a part of; of the stage itself otherwise."""
+    return stage.run.digest if isinstance(stage, PretrainSpec) else stage.digest

@@ -133,8 +133,8 @@ class Findings:
             (
                 one.kind.lower().replace("_", " "),
                 one.sentence,
-                f"{100 * one.effect:.1f}",
-                f"[{100 * one.low:.1f}, {100 * one.high:.1f}]",
+                points(one.effect),
+                interval(one.low, one.high, one.n),
                 str(one.n),
                 "" if one.p is None else f"{one.p:.2g}",
             )

@@ -45,14 +45,14 @@ const FEW_ROWS = 8;
 function filterable(table) {
   const rows = [...table.tBodies[0].rows];
   if (rows.length < FEW_ROWS) return;
-  const texts = rows.map(row => row.textContent.toLowerCase());
   const count = made("output", {textContent: `${rows.length} rows`});
   const field = made("input", {type: "search", placeholder: "words that a row holds"});
   field.addEventListener("input", () => {
     const words = field.value.toLowerCase().split(/\s+/).filter(Boolean);
     let shown = 0;
-    rows.forEach((row, index) => {
-      row.hidden = !words.every(word => texts[index].includes(word));
+    rows.forEach(row => {
+      const text = row.textContent.toLowerCase();
+      row.hidden = !words.every(word => text.includes(word));
       shown += !row.hidden;
     });
     count.textContent = shown === rows.length ? `${rows.length} rows` : `${shown} of ${rows.length} rows`;
@@ -112,7 +112,7 @@ function slidable(slider) {
   const data = JSON.parse(document.getElementById(slider.dataset.values).textContent);
   const field = slider.querySelector("input");
   const output = slider.querySelector("output");
-  const rows = document.getElementById(slider.dataset.table).tBodies[0].rows;
+  const rows = [...document.getElementById(slider.dataset.table).tBodies[0].rows]; // in their order before any sorting
   const cursors = [...slider.closest("section").querySelectorAll("[data-cursor]")];
   const move = () => {
     const at = Number(field.value);

@@ -30,9 +30,11 @@ from orchestrator.terminal import printable
 # The figure that answers the question: the first of these that the sweep can fill.
 MAIN = ("ternary", "ordering", "ensembles", "deficits", "gap-by-weight", "gap-by-scale", "gap-by-mixture")
 MEAN = r"(?!low|high)\w+_(points|percent)|retention"  # the column of a figure's data that can be pointed at
+IN_TABLES = ("gap-by-weight", "gap-by-mixture", "accuracies", "retention", "ladder", "ternary")
 UNITS = {"points": "points", "percent": "%"}
 PLACE = ("panel", "line", "of", "mixture", "component")  # its columns that say where
 SLIDER_HEADERS = {"accuracy": "accuracy, %", "saturation": "residual signal", "retention": "retention"}
+MOST_VALUES = 3000  # of a figure in the page
 MOST_RESULT_ROWS = 2000  # in the page; the results table has all
 MOST_OPEN_ROWS = 48  # of a table that is not folded away
 LONG_TEXT, PROSE = 18, 120  # characters, of a cell
@@ -96,6 +98,7 @@ class FigureView:
     wide: Markup
     narrow: Markup
     texts: tuple[str, ...]  # of the values that can be pointed at
+    numbers: TableView | None  # what it shows, if no other table of the page has that
     slider: Slider | None = None
 
 
@@ -255,6 +258,8 @@ def figure_views(found: figures.Evidence) -> list[FigureView]:
             data = kind.data(found)
         except figures.Refused:
             continue
+        if len(data) > MOST_VALUES:
+            continue  # `bottleneck figure` draws it
         views.append(_figure(kind, data))
     first = [name for name in MAIN if weights > 2 or name != "gap-by-weight"]
     return sorted(views, key=lambda view: first.index(view.anchor) if view.anchor in first else len(first))
@@ -269,8 +274,31 @@ def _figure(kind: figures.Kind, data: pd.DataFrame) -> FigureView:
         if slider:
             slider.values["x"].update(_cursors(figure, slider.values["steps"], width))
         drawn[width] = inline_svg(figure, f"{kind.name}-{width}", f"{kind.title}. {caption}")
-    texts = value_texts(data) if "data-row" in drawn["wide"] else ()
-    return FigureView(kind.name, kind.title, caption, drawn["wide"], drawn["narrow"], texts, slider)
+    texts = value_texts(data) if ' data-row="' in drawn["wide"] else ()  # no text of a name has quotes
+    numbers = None if kind.name in IN_TABLES else numbers_view(kind, data)
+    return FigureView(kind.name, kind.title, caption, drawn["wide"], drawn["narrow"], texts, numbers, slider)
+
+
+def numbers_view(kind: figures.Kind, data: pd.DataFrame) -> TableView:
+    """The data of a figure: what it draws and nothing else."""
+    shown = [str(name) for name in data if data[name].notna().any() and not data[name].eq("").all()]
+    shown = [name for name in shown if name not in ("averaged", "not_told_apart") and not name.endswith("left_out")]
+    numeric = tuple(pd.api.types.is_numeric_dtype(data[name]) and data[name].dtype != bool for name in shown)
+    rows = tuple(
+        tuple(
+            _number(row[name], name) if number else str(row[name]) for name, number in zip(shown, numeric, strict=True)
+        )
+        for row in data.to_dict("records")
+    )
+    header = tuple(name.replace("_", " ") for name in shown)
+    return TableView(f"{kind.name}-numbers", f"{kind.title}: the numbers", header, numeric, rows)
+
+
+def _number(value: Any, column: str) -> str:
+    if pd.isna(value):
+        return "-"
+    rounded = column.rpartition("_")[2] in UNITS
+    return figures.typeset(_rounded(value, 1) if rounded else f"{float(value):.4g}")
 
 
 def value_texts(data: pd.DataFrame) -> tuple[str, ...]:
@@ -278,15 +306,20 @@ def value_texts(data: pd.DataFrame) -> tuple[str, ...]:
     mean = next(name for name in map(str, data.columns) if re.fullmatch(MEAN, name))
     what, _, unit = mean.partition("_")
     low, high = (f"{end}_{unit}" if unit else end for end in ("low", "high"))
-    digits, spoken = (1, f" {UNITS[unit]}") if unit else (2, "")
+    spoken = f" {UNITS[unit]}" if unit else ""
     found = []
     for row in data.to_dict("records"):
         place = [str(row[name]) for name in PLACE if name in row and isinstance(row[name], str) and row[name]]
         place += [f"weight {gaps.level('weight', row['weight'])}"] if "weight" in row else []
-        spread = "" if pd.isna(row[low]) else f" [{row[low]:.{digits}f}, {row[high]:.{digits}f}]"
-        value = "none" if pd.isna(row[mean]) else f"{row[mean]:.{digits}f}{spoken}{spread}, n = {row['n']}"
-        found.append(f"{', '.join(place)}: {what} {figures.typeset(value)}")
+        number, *ends = (_rounded(row[name], 1 if unit else 2) for name in (mean, low, high))
+        spread = "" if pd.isna(row[low]) else f" [{', '.join(ends)}]"
+        value = "none" if pd.isna(row[mean]) else f"{number}{spoken}{spread}, n = {row['n']}"
+        found.append(f"{', '.join(dict.fromkeys(place))}: {what} {figures.typeset(value)}")
     return tuple(found)
+
+
+def _rounded(value: Any, digits: int) -> str:
+    return f"{round(float(value), digits) + 0.0:.{digits}f}"  # + 0.0: never -0.0
 
 
 def _slider(data: pd.DataFrame) -> Slider:
@@ -301,10 +334,18 @@ def _slider(data: pd.DataFrame) -> Slider:
         )
         for row in data.to_dict("records")
     }
-    cells = [[[texts.get((curve, step, what), "-") for what in quantities] for step in steps] for curve in curves]
-    seeds = data.groupby(names, sort=False)["n"].max().astype(str).tolist()
+    counts = data.groupby([*names, "step"], sort=False)["n"].agg(["min", "max"])
+    cells = [
+        [
+            [_range(*counts.loc[(*curve, step)]), *(texts.get((curve, step, what), "-") for what in quantities)]
+            if (*curve, step) in counts.index
+            else ["0", *("-" for _ in quantities)]
+            for step in steps
+        ]
+        for curve in curves
+    ]
     header = (*names, "seeds", *(SLIDER_HEADERS[quantity] for quantity in quantities))
-    rows = tuple((*curve, n, *steps_of[-1]) for curve, n, steps_of in zip(curves, seeds, cells, strict=True))
+    rows = tuple((*curve, *steps_of[-1]) for curve, steps_of in zip(curves, cells, strict=True))
     numeric = (*[False] * len(names), *[True] * (1 + len(quantities)))
     table = TableView("trajectory-values", "The values at that step", header, numeric, rows)
     return Slider(table, {"steps": steps, "x": {}, "cells": cells})
@@ -420,11 +461,17 @@ def retention_view(table: pd.DataFrame) -> TableView:
     for group in range(len(found[0])):
         lines = [each.iloc[group] for each in found]
         numbers = (_mean_and_interval(line, digits) for line, digits in zip(lines, measured.values(), strict=True))
-        rows.append((*(gaps.level(name, lines[0][name]) for name in by), *numbers, str(max(x["n"] for x in lines))))
+        seeds = [int(line["n"]) for line in lines if line["n"]]
+        counted = _range(min(seeds), max(seeds)) if seeds else "0"
+        rows.append((*(gaps.level(name, lines[0][name]) for name in by), *numbers, counted))
     header = (*(name.replace("_", " ") for name in (*by, *measured)), "seeds")
     numeric = (*(name in NUMERIC for name in by), *[True] * (len(measured) + 1))
     remark = "Retention: 1, the direct features can be read from the mixture's; 0, no better than from random ones."
     return TableView("retention", "Retention of the direct features", header, numeric, tuple(rows), remark)
+
+
+def _range(fewest: int, most: int) -> str:
+    return f"{fewest}" if fewest == most else f"{fewest} to {most}"
 
 
 def _mean_and_interval(line: pd.Series[Any], digits: int) -> str:

@@ -53,3 +53,29 @@ def test_kinds_and_devices_are_told_apart_and_the_most_expensive_comes_first():
 def test_the_time_of_a_measurement_that_the_store_had_is_not_known_and_counts_as_nothing():
     (only,) = costs(plan([("probe", "p")]), [], lambda kind, digest: {"device": "cpu"})
     assert (only.stages, only.computed, only.spent_s, only.found_s) == (1, 0, 0.0, 0.0)
+
+
+def test_a_run_that_was_taken_up_again_has_cost_all_of_its_time():
+    (only,) = costs(plan([("pretrain", "p")]), [{**stage("p", 5.0), "seconds_in_all": 105.0}], nothing)
+    assert only.spent_s == 105.0
+
+
+def test_checkpoints_are_parts_of_their_run_and_not_paid_for_again():
+    stages = [("pretrain", name) for name in ("at 1", "at 50", "whole")]
+    events = [
+        {**stage(name, 0.0), "seconds_in_all": seconds, "run": "whole"}
+        for name, seconds in (("at 1", 1.0), ("at 50", 50.0), ("whole", 100.0))
+    ]
+    (computed,) = costs(plan(stages, stages), events, nothing)
+    assert (computed.stages, computed.spent_s, computed.shared_s) == (3, 100.0, 100.0)
+
+    def lookup(kind: str, digest: str) -> dict[str, Any]:
+        return {"device": "cpu", "run": "whole", "seconds": {"at 1": 1.0, "at 50": 50.0, "whole": 100.0}[digest]}
+
+    (found,) = costs(plan(stages), [], lookup)
+    assert (found.stages, found.found_s) == (3, 100.0)
+
+
+def test_what_a_trial_computed_before_it_was_stopped_has_been_spent():
+    (only,) = costs(plan([("pretrain", "whole")]), [stage("on the way", 30.0)], nothing)
+    assert (only.stages, only.asked, only.spent_s) == (1, 0, 30.0)

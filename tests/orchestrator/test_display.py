@@ -136,7 +136,7 @@ def test_plain_lines_come_when_something_has_changed(capsys):
 
 
 def test_a_run_without_a_terminal_says_a_plain_line_at_once(capsys):
-    state = State(sweep="small", trials=4, stages=5, stored=2, started=0.0)
+    state = State(trials=4, stages=5, stored=2, started=0.0)
     with Display("small", state, live=False):
         pass
     assert capsys.readouterr().err.startswith("state: running; trials: 4 pending; stages: 2 of 5 in the store")

@@ -27,6 +27,7 @@ from orchestrator.report import figures
 from orchestrator.report.figures import Evidence, heatmap, pareto
 from orchestrator.report.figures.kind import Facets, facets
 from orchestrator.report.figures.style import MISSING, NARROW, WIDE, styled
+from trainables.errors import UserError
 from trainables.store import Store
 
 EVIL_NAME = '"><img src=x onerror=alert(1)>`&amp;$x$'
@@ -423,6 +424,33 @@ def test_the_front_holds_what_no_design_beats():
     assert pareto.front(np.array([[1.0, 2.0], [1.0, 2.0], [2.0, 1.0], [2.0, 2.0]])) == [True, True, True, False]
 
 
+def test_a_design_of_which_a_component_failed_is_not_compared_over_the_others():
+    rows = designs().table.to_dict("records")
+    for one_row in rows:
+        if one_row["width"] == 2.0 and one_row["component"] == "b":
+            one_row |= {"status": "failed", "gap": None}
+    found = data("pareto", Evidence(results.table(rows)))
+    assert list(found["design"]) == ["width: 1", "width: 4"]
+    assert set(found["designs_left_out"]) == {1}
+    assert "1 designs in which some component has no gap are left out" in figures.FIGURES["pareto"].caption(found)
+
+
+def test_a_component_seen_in_some_mixtures_and_not_in_others_has_a_panel_for_either():
+    rows = []
+    for weight, reached in ((0.0, 0.6), (0.2, 0.7), (0.5, 0.8)):
+        for kind, count in (("single", 1), ("time_cat:2", 2)):
+            design = {"representation": kind, "members": count, "training_flops": 1e9, "mixture": f"m{weight}"}
+            rows += both_seeds(reached, reached, component="a", weight=weight, trial=f"{weight}{kind}", **design)
+            for number in range(8):
+                others = {"component": f"c{number}", "weight": 0.1, "trial": f"{weight}{kind}"}
+                rows += both_seeds(0.5, 0.5, **others, **design)
+    found = data("ensembles", of(rows))
+    found = found[found["component"] == "a"]
+    assert found.groupby(["panel", "budget_flops", "members"]).size().max() == 1
+    shown = found[found["members"] == 1].set_index("panel")["accuracy_percent"].round(6).to_dict()
+    assert shown == {"a, not seen": 60.0, "a, seen in pretraining": 75.0}
+
+
 def test_the_deviation_over_seeds_is_in_points_by_number_of_networks():
     found = data("seeds", members())
     assert pytest.approx(found["deviation_points"].tolist()) == [2**0.5, 0.5**0.5]
@@ -436,6 +464,13 @@ def test_deficits_are_read_from_the_training_and_keep_the_rest_of_it():
     assert one(found, deficit="none")["gap_points"] == pytest.approx(0.5)
     rows = [row(training=f"weight_decay {decay}, deficit blur 0-0.5") for decay in (0, 0.1)]
     assert set(data("deficits", of(rows))["panel"]) == {f"hard, training: weight_decay {decay}" for decay in (0, 0.1)}
+
+
+def test_a_window_may_begin_after_very_little_of_the_training():
+    rows = [row(training=training) for training in (None, "deficit blur 1e-05-0.3", "deficit blur 0-2.5e-05")]
+    found = data("deficits", of(rows))
+    windows = set(zip(found["onset_share"], found["end_share"], strict=True))
+    assert windows >= {(1e-05, 0.3), (0.0, 2.5e-05)}
 
 
 def test_the_simplex_has_a_point_for_every_mixture_with_the_worst_gap_and_each_component():
@@ -598,6 +633,17 @@ def test_a_file_is_written_with_its_data_beside_it_and_equal_results_give_equal_
         np.testing.assert_allclose(pd.read_csv(table)["gap_points"], expected["gap_points"].astype(float))
     assert written[0] == written[1]
     assert written[0].startswith({"svg": b"<?xml", "pdf": b"%PDF", "png": b"\x89PNG"}[suffix])
+
+
+def test_a_table_of_somebody_else_is_not_written_over_and_a_place_that_cannot_be_written_is_one_line(tmp_path):
+    kind, found = figures.kind_of("gap-by-weight"), of(two_views())
+    (tmp_path / "results.csv").write_text("sweep,trial\n")
+    with pytest.raises(UserError, match=r"'.*results\.csv' is there and not the data of this figure"):
+        figures.write(kind, found, tmp_path / "results.svg")
+    assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]
+    (tmp_path / "gaps.svg").mkdir()
+    with pytest.raises(UserError, match="cannot be written: Is a directory"):
+        figures.write(kind, found, tmp_path / "gaps.svg")
 
 
 def test_a_folder_gets_a_vector_file_of_the_name_and_other_endings_are_refused(tmp_path):

@@ -31,7 +31,7 @@ def clock():
 @pytest.fixture
 def state(clock):
     return State(
-        sweep="small", trials=4, stages=5, stored=2, started=0.0, to_do=dict(TO_DO), needs=dict(NEEDS),
+        trials=4, stages=5, stored=2, started=0.0, to_do=dict(TO_DO), needs=dict(NEEDS),
         outcomes=dict.fromkeys("abcd", "pending"), clock=clock,
     )  # fmt: skip
 
@@ -68,7 +68,7 @@ def test_trials_are_counted_as_they_start_end_fail_and_diverge(state):
 
 
 def test_trials_that_a_search_has_still_to_ask_for_are_pending(clock):
-    state = State(sweep="s", trials=20, stages=0, stored=0, started=0.0, clock=clock)
+    state = State(trials=20, stages=0, stored=0, started=0.0, clock=clock)
     state.add_trial("a", {"p": ("pretrain mlp", 1.0)}, 3, 2, ["p", "q", "r"])
     state.trial_started("a")
     found = state.snapshot()
@@ -113,7 +113,7 @@ def test_time_left_is_unknown_then_from_what_trains_then_from_what_is_finished(s
 @given(st.permutations(range(6)), st.lists(st.floats(0, 1e18), min_size=6, max_size=6))
 def test_in_whatever_order_stages_end_nothing_is_left_after_the_last(order, flops):
     to_do = {str(i): ("pretrain mlp", cost) for i, cost in enumerate(flops)}
-    state = State(sweep="s", trials=1, stages=6, stored=0, started=0.0, to_do=to_do, clock=Clock())
+    state = State(trials=1, stages=6, stored=0, started=0.0, to_do=to_do, clock=Clock())
     state.trial_started("a")
     for position, stage in enumerate(order):
         state.trial_progress("a", computed(str(stage), 1.0))

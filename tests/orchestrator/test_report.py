@@ -9,8 +9,9 @@ from collections import Counter
 from html.parser import HTMLParser
 from typing import Any
 
+import pandas as pd
 import pytest
-from gap_tables import COST, PROVENANCE, Row, plan_of, row, two_views
+from gap_tables import COST, PROVENANCE, Row, curves_of, plan_of, row, two_views
 
 from orchestrator import report, results
 from orchestrator.report import figures, page
@@ -126,6 +127,41 @@ def test_figures_are_described_and_tables_are_captioned_for_screen_readers(two_v
     assert len(two_views_page.all("caption")) == len(two_views_page.all("table"))
     assert all(th.get("scope") in ("row", "col") for th in two_views_page.all("th"))
     assert [level for level in ("h1", "h2") if not two_views_page.all(level)] == []
+
+
+def test_what_a_figure_says_where_it_is_pointed_at_has_no_minus_zero_and_no_word_twice():
+    data = pd.DataFrame(
+        {"panel": ["a"], "of": ["a"], "mixture": ["a 100 %"], "gap_points": [-0.04], "low_points": [-0.04]}
+        | {"high_points": [1.0], "n": [3]}
+    )
+    assert page.value_texts(data) == ("a, a 100 %: gap 0.0 points [0.0, 1.0], n = 3",)
+
+
+def test_a_component_may_be_called_like_a_mark_of_the_page():
+    rows = [found | {"component": "data-row"} if found["component"] == "hard" else found for found in two_views()]
+    assert "data-row" in Page(render(rows)).text
+
+
+def test_the_slider_says_how_many_seeds_there_are_at_each_step():
+    rows = two_views()
+    curves = curves_of(rows)
+    curves = curves[(curves["step"] < 1000) | (curves["seed"] == 1)]
+    found = report.Evidence(results.table(rows), curves)
+    (view,) = [view for view in page.figure_views(found) if view.slider]
+    assert [step[0] for step in view.slider.values["cells"][0]] == ["3", "3", "3", "1"]
+    assert view.slider.table.rows[0][2:4] == ("1", "80.1")
+
+
+def test_figures_whose_numbers_are_in_no_table_have_one_of_their_own(two_views_page):
+    tables = {table["id"] for table in two_views_page.all("table")}
+    assert "pareto-numbers" in tables
+    assert "gap-by-weight-numbers" not in tables
+
+
+def test_a_figure_of_more_values_than_a_page_holds_is_left_to_the_command(monkeypatch):
+    monkeypatch.setattr(page, "MOST_VALUES", 20)
+    drawn = [view.anchor for view in page.figure_views(report.Evidence(results.table(two_views())))]
+    assert drawn == ["gap-by-mixture", "pareto"]
 
 
 def test_figures_take_their_ink_and_their_fonts_from_the_page(two_views_html):

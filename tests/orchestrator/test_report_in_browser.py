@@ -299,6 +299,21 @@ def test_a_slider_goes_through_the_steps_of_the_trajectories(browser, reports):
     assert slider.get_attribute("aria-valuetext") == "step 10"
 
 
+def test_after_sorting_the_slider_still_writes_each_value_beside_its_component(browser, reports):
+    open_page(browser, reports["trajectories"], 1440)
+    slider = browser.find_element("css selector", ".slider input")
+    names = ("panel", "component", "accuracy, %")
+    rows = lambda: set(zip(*(column(browser, "trajectory-values", name) for name in names), strict=True))  # noqa: E731
+    slider.send_keys("\ue011")  # home
+    before = rows()
+    slider.send_keys("\ue010")  # end
+    button = browser.find_element("xpath", "//table[@id='trajectory-values']//button[.='component']")
+    button.click()
+    button.click()
+    slider.send_keys("\ue011")
+    assert rows() == before
+
+
 def test_a_page_turns_dark_and_light_at_a_button(browser, reports):
     open_page(browser, reports["two_views"], 1440)
     paper = "return getComputedStyle(document.documentElement).backgroundColor"

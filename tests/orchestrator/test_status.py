@@ -26,7 +26,7 @@ def journal(tmp_path):
 
 def state(journal, **changes):
     trials = [trial["digest"][:12] for trial in journal.plan()["trials"]]
-    known = {"sweep": "made-up", "trials": 3, "stages": 12, "stored": 4, "started": 0.0}
+    known = {"trials": 3, "stages": 12, "stored": 4, "started": 0.0}
     return State(**known | {"outcomes": dict.fromkeys(trials, "pending")} | changes)
 
 
@@ -117,7 +117,7 @@ def test_everything_that_is_shown_comes_back_as_it_was_written(journal):
 def test_what_stages_cost_is_kept_for_later_runs_in_the_same_place(journal):
     def ran(name, place, seconds):
         other = Journal(journal.store, name)
-        known = state(journal, sweep=name, to_do={"p": ("pretrain mlp", 100.0)}, place=place)
+        known = state(journal, to_do={"p": ("pretrain mlp", 100.0)}, place=place)
         known.trial_progress("t", {"events": [{"event": "stage", "digest": "p", "seconds": seconds}]})
         Published(other, known).write("finished")
 

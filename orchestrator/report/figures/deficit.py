@@ -31,7 +31,7 @@ from orchestrator.report.figures.style import (
 )
 from orchestrator.report.figures.weight import GAP, limit_gaps
 
-DEFICIT = re.compile(r"(?:^|, )deficit (\w+) ([\d.e-]+?)-([\d.e-]+)$")
+DEFICIT = re.compile(r"(?:^|, )deficit (\w+) (\d[\d.]*(?:e-\d+)?)-(\d[\d.]*(?:e-\d+)?)$")
 DOSES = {"end_share": "end", "onset_share": "onset", "length_share": "length"}
 HELD = {"end_share": "onset_share", "onset_share": "length_share", "length_share": "onset_share"}  # along a line
 MOST_STORIES = 4

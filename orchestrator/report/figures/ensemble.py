@@ -56,13 +56,17 @@ def budget_data(found: Evidence) -> pd.DataFrame:
     chosen = facets(table, ("representation", "steps"), panels=room, lines=0)
     table = chosen.place(table[table["training_flops"].notna()])
     table = table.assign(budget_flops=_budgets(table["training_flops"]))
-    by = ["panel", "component", "weight", "budget_flops", "members"]
+    table = table.assign(role=["source" if weight > 0 else "target" for weight in table["weight"]])
+    by = ["panel", "component", "role", "budget_flops", "members"]
     rows = in_units(gaps.over_seeds(table, by, "transfer_accuracy"), "accuracy", "percent")
     direct = gaps.over_seeds(table, by, "direct_probe_accuracy")
-    shown = zip(rows["component"], rows["panel"], strict=True)
+    roles = table.groupby("component")["role"].nunique()
+    shown = zip(rows["component"], rows["role"], rows["panel"], strict=True)
     rows = rows.assign(
-        panel=[f"{component}, {panel}" if panel else component for component, panel in shown],
-        role=["source" if weight > 0 else "target" for weight in rows["weight"]],
+        panel=[
+            ", ".join(filter(None, (component, SEEN[role] if roles[component] > 1 else "", panel)))
+            for component, role, panel in shown
+        ],
         direct_percent=100 * floats(direct["mean"]),
     )
     columns = ["panel", "component", "role", "budget_flops", "members", *ACCURACY, "n", "direct_percent"]
@@ -95,7 +99,8 @@ def draw_budgets(data: pd.DataFrame, *, narrow: bool = False) -> Figure:
                 x = floats(rows["members"])
                 draw_means(axes, x, rows, ACCURACY, look, dodged(axes, number, len(budgets)))
                 axes.plot(x, floats(rows["direct_percent"]), "--", color=look["color"], linewidth=0.9, zorder=2)
-            add_title(axes, f"{panel}, {SEEN[here['role'].iloc[0]]}", narrow=narrow, panels=len(panels))
+            seen = SEEN[here["role"].iloc[0]]
+            add_title(axes, panel if seen in panel else f"{panel}, {seen}", narrow=narrow, panels=len(panels))
             _members_axis(axes, data)
             if axes.get_subplotspec().is_first_col():  # type: ignore[union-attr]  # it is in a grid
                 axes.set_ylabel("transfer accuracy, %")

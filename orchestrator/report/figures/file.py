@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from orchestrator.report.figures.kind import Evidence, Kind
 from orchestrator.report.figures.style import styled
 from trainables.errors import UserError
@@ -34,11 +36,27 @@ def place(out: Path, name: str) -> Path:
 
 
 def write(kind: Kind, found: Evidence, path: Path, *, narrow: bool = False) -> tuple[str, tuple[Path, Path]]:
-    """Write a figure and its data; returns the caption and both files. Raises Refused before anything is written."""
+    """Write a figure and its data; returns the caption and both files.
+
+    Raises Refused and FileRefused before anything is written.
+    """
     data = kind.data(found)
     figure, table = kind.draw(data, narrow=narrow), path.with_suffix(".csv")
-    with styled():
-        metadata = {"Title": kind.title, **DATED[path.suffix]}
-        figure.savefig(path, dpi=DOTS_PER_INCH, facecolor="white", metadata=metadata)
-    data.to_csv(table, index=False)
+    try:
+        _require_ours(table, data)
+        with styled():
+            metadata = {"Title": kind.title, **DATED[path.suffix]}
+            figure.savefig(path, dpi=DOTS_PER_INCH, facecolor="white", metadata=metadata)
+        data.to_csv(table, index=False)
+    except OSError as error:
+        raise FileRefused(f"--out: {str(path)!r} cannot be written: {error.strerror}") from error
     return kind.caption(data), (path, table)
+
+
+def _require_ours(table: Path, data: pd.DataFrame) -> None:
+    """Raises FileRefused if there is a CSV file that holds something else than the data of such a figure."""
+    if not table.exists():
+        return
+    with table.open(encoding="utf-8", errors="replace") as file:
+        if file.readline().strip() != ",".join(data.columns):
+            raise FileRefused(f"--out: {str(table)!r} is there and not the data of this figure; name another file")

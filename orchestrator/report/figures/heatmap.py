@@ -120,12 +120,10 @@ def draw_gap(data: pd.DataFrame, *, narrow: bool = False) -> Figure:
 
 
 def gap_caption(data: pd.DataFrame) -> str:
-    count = int(data["mixtures_left_out"].max())
-    left_out = f" {count} mixture{'' if count == 1 else 's'} that lose least are left out." if count else ""
     return (
         "Gap in points with its 95\u00a0% interval, a row for each mixture, a column for each component. Hatched: the "
         "interval contains 0. Grey: no gap, with the reason. A star: rows of that cell were left out. "
-        f"{intervals(data)}" + averaged(data) + left_out
+        f"{intervals(data)}" + averaged(data) + _left_out(data)
     )
 
 
@@ -168,8 +166,13 @@ def retention_caption(data: pd.DataFrame) -> str:
         "Retention, without a unit: how well a linear map reads the direct features of a component (columns) from the "
         "features of the network pretrained on a mixture (rows), between random features (0) and a direct network of "
         "another seed (1). Hatched: the interval contains 0. Grey: none, with the reason. "
-        f"{intervals(data)}" + averaged(data)
+        f"{intervals(data)}" + averaged(data) + _left_out(data)
     )
+
+
+def _left_out(data: pd.DataFrame) -> str:
+    count = int(data["mixtures_left_out"].max())
+    return f" {count} mixture{'' if count == 1 else 's'} that lose least are left out." if count else ""
 
 
 # Drawing

@@ -40,7 +40,8 @@ def data(found: Evidence) -> pd.DataFrame:
     """A row per design, of `measures.indices`; `front`: no other is as good in all of GOALS and better in one."""
     table = measured(found)
     indices = measures.indices(table)
-    indices = indices[indices["n"] > 0].reset_index(drop=True) if "mean" in indices else indices.head(0)
+    whole = indices[(indices["n"] > 0) & (indices["missing"] == 0)] if "mean" in indices else indices.head(0)
+    left_out, indices = len(indices) - len(whole), whole.reset_index(drop=True)
     if len(indices) < 2:
         raise Refused("fewer than two designs have a gap of every component in one seed; a front takes several")
     axes = [name for name in measures.varied(table) if name != "sweep"]
@@ -57,15 +58,13 @@ def data(found: Evidence) -> pd.DataFrame:
     )
     goals = [goal for goal in GOALS if rows[goal].notna().all()]
     rows = rows.assign(front=front(rows[goals].to_numpy(dtype=float)))
-    return rows[["panel", "design", *MEAN, *WORST, "worst_component", "training_flops", "front", "n", "missing"]]
+    kept = ["panel", "design", *MEAN, *WORST, "worst_component", "training_flops", "front", "n"]
+    return rows[kept].assign(designs_left_out=left_out)
 
 
 def front(goals: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> list[bool]:
     """Which of (N, G) rows no other row beats: as small in every goal, and smaller in one."""
-    return [
-        not any((other <= one).all() and (other < one).any() for at, other in enumerate(goals) if at != place)
-        for place, one in enumerate(goals)
-    ]
+    return [not ((goals <= one).all(axis=1) & (goals < one).any(axis=1)).any() for one in goals]
 
 
 def draw(data: pd.DataFrame, *, narrow: bool = False) -> Figure:
@@ -157,7 +156,7 @@ def _keys(data: pd.DataFrame, *, narrow: bool) -> list[Line2D]:
 
 def caption(data: pd.DataFrame) -> str:
     count, named = int(data["front"].sum()), min(int(data["front"].sum()), MOST_NAMED)
-    incomplete = int((data["missing"] > 0).sum())
+    incomplete = int(data["designs_left_out"].max())
     return (
         "Every design by the mean and by the largest of its components' gaps, in points, and by the FLOPs of its "
         "pretraining; smaller is better in all. Filled and numbered: designs that no other of their sweep beats in "
@@ -165,5 +164,5 @@ def caption(data: pd.DataFrame) -> str:
         f"(union bound) is not. {intervals(data)}"
         + " Whiskers end at the frame."
         + (f" Of {count} designs on the front, {named} have a number." if named < count else "")
-        + (f" In {incomplete} designs some component has no gap." if incomplete else "")
+        + (f" {incomplete} designs in which some component has no gap are left out." if incomplete else "")
     )

@@ -153,7 +153,8 @@ def caption(data: pd.DataFrame) -> str:
         if law["no_fit"]:
             said.append(f"{place}: no fit, {law['no_fit']}.")
         else:
-            floor = f"{law['floor_points']:.1f} [{law['floor_low_points']:.1f}, {law['floor_high_points']:.1f}]"
+            ends = (gaps.points(law[name] / 100) for name in ("floor_low_points", "floor_high_points"))
+            floor = f"{gaps.points(law['floor_points'] / 100)} [{', '.join(ends)}]"
             said.append(f"{place}: b\u00a0=\u00a0{law['fit_b']:.2f}, floor c\u00a0=\u00a0{floor} points.")
     return (
         "Gap in points of single networks against scale, on a logarithmic axis. Dashed: the fit of "

@@ -47,7 +47,8 @@ def data(found: Evidence) -> pd.DataFrame:
         raise Refused("the table has no accuracy of a pretrained network with its own head")
     hidden = table["weight"].eq(0).fillna(False)
     targets = table[hidden] if hidden.any() else table
-    components = distinct(targets, "component")[:MOST_PANELS]
+    every = distinct(targets, "component")
+    components = every[:MOST_PANELS]
     axis = next((name for name in AXES if 1 < len(distinct(table, name)) <= MOST_COLOURS), None)
     source = source_accuracy(table, ["trial"])
     by = ["component", "trial"]
@@ -73,7 +74,8 @@ def data(found: Evidence) -> pd.DataFrame:
     other = [name for name in gaps.varying_axes(table) if name != axis]
     whole = pd.DataFrame(rows).astype({"seed": "Int64"} | dict.fromkeys((*SOURCE, *TRANSFER), float))
     columns = ["panel", "component", "colour", "trial", "seed", *SOURCE, *TRANSFER, "n"]
-    return whole[columns].assign(averaged="", not_told_apart=Facets(None, None, tuple(other)).remark)
+    remark = Facets(None, None, tuple(other)).remark
+    return whole[columns].assign(averaged="", not_told_apart=remark, components_left_out=len(every) - len(components))
 
 
 def _point(source: gaps.Estimate, transfer: gaps.Estimate) -> dict[str, Any]:
@@ -123,11 +125,12 @@ def _limit(axes: Any, axis: str, data: pd.DataFrame, names: tuple[str, ...]) -> 
 
 
 def caption(data: pd.DataFrame) -> str:
-    apart = distinct(data, "not_told_apart")[0]
+    apart, left_out = distinct(data, "not_told_apart")[0], int(data["components_left_out"].max())
     return (
         "Accuracies in %: across, of the pretrained network with its own head on the components that it was shown, "
         "weighted by their shares; up, of the probe on a component. A marker is the mean of one design, faint points "
         f"are its seeds. {intervals(data[data['seed'].isna()])}"
         + " Whiskers end at the frame."
         + (f" Points of different {apart} are not told apart." if apart else "")
+        + (f" {left_out} more components are left out." if left_out else "")
     )
