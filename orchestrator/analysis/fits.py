@@ -39,6 +39,7 @@ MAX_EXTRAPOLATION = 4.0  # by this factor below the smallest positive weight a g
 MAX_MISFIT = 1.25  # by this factor the fitted half may lie outside of the weights between which the gap is halved
 MAX_STEEPNESS = 20.0  # of a gap in log weight; above it, it falls between two weights
 RESAMPLES = 1000
+MOST_FITS = 50  # for the held-out R2 of a mixing law
 BASELINE = "shuffled"  # the ordering that the others are compared with
 
 
@@ -329,7 +330,7 @@ class MixingLaw:
     c: Parameter  # at least 0
     k: Parameter  # positive
     t: tuple[Parameter, ...]  # (K,) sum 0: shares add up to 1, so a constant in t is a factor in k
-    r2: float  # on mixtures left out one at a time, against the mean of the others
+    r2: float  # on mixtures left out one at a time (MOST_FITS groups of them), against the mean of the others
     residuals: tuple[float, ...]  # (M,) mean loss minus fit
     mixtures: int
     n: int  # seeds
@@ -427,11 +428,17 @@ def _fit_mixing(shares: Array, loss: Array) -> Array:
 
 
 def _held_out_r2(shares: Array, loss: Array) -> float:
-    """Each mixture is predicted by a fit to the others that starts afresh: from the fit to all, it would remember."""
-    rest = [np.delete(np.arange(len(loss)), left_out) for left_out in range(len(loss))]
-    without = np.stack([_fit_mixing(shares[others], loss[others]) for others in rest])
-    off = loss - _mixing(shares)(without)[0].diagonal()
-    total = loss - np.array([loss[others].mean() for others in rest])
+    """Each mixture is predicted by a fit to the others that starts afresh: from the fit to all, it would remember.
+
+    Of more than MOST_FITS mixtures every MOST_FITS-th is left out at the same time.
+    """
+    left_out = np.arange(len(loss)) % min(len(loss), MOST_FITS)
+    off, total = np.empty_like(loss), np.empty_like(loss)
+    for number in range(left_out.max() + 1):
+        out = left_out == number
+        fit = _fit_mixing(shares[~out], loss[~out])
+        off[out] = loss[out] - _mixing(shares[out])(fit[None])[0][0]
+        total[out] = loss[out] - loss[~out].mean()
     return float(1 - off @ off / (total @ total))
 
 

@@ -323,6 +323,12 @@ def test_the_held_out_r2_is_that_of_fitting_again_without_each_mixture():
     assert mixing_law(shares, loss).r2 == pytest.approx(1 - np.sum(np.square(off)) / np.sum(np.square(total)), abs=1e-4)
 
 
+def test_of_thousands_of_mixtures_many_are_left_out_at_once():
+    shares = mixtures(3000)
+    found = mixing_law(shares, law(shares, 0.5, 2, [-3, 0.5, 1]) + noise(3000, scale=0.02))
+    assert found.r2 > 0.98
+
+
 @settings(max_examples=6, deadline=None)
 @given(st.lists(st.floats(0.1, 10), min_size=12, max_size=12))
 def test_weights_are_relative(factors):
