@@ -63,7 +63,7 @@ def costs(plan: Mapping[str, Any], events: Iterable[Mapping[str, Any]], lookup: 
             took = [event.get("seconds_in_all", event["seconds"]) for event in own]
             one = _Run(1, 1, times, sum(took), max(0, times - 1) * took[-1], 0.0)
         elif result := lookup(kind, digest):
-            of, device = result.get("run", digest), result["device"]
+            of, device = result.get("run", digest), result.get("device", "unknown")
             seconds = result.get("seconds") or 0.0
             one = _Run(1, 0, times, 0.0, (times - 1) * seconds, seconds)
         else:

@@ -141,8 +141,9 @@ class Lines:
 
     def show(self, found: Snapshot) -> None:
         pairs = lines(found, time.time())
-        news = "; ".join(f"{what}: {value}" for what, value in pairs if what not in ("time", "warning"))
+        news = "; ".join(f"{what}: {value}" for what, value in pairs if what not in ("time", "warning", "driver"))
         news += "".join(one.text for one in found.warnings)  # not how long ago they were
+        news += "".join(what for what, _ in pairs if what == "driver")  # nor since when it is silent
         if news != self._last:
             self._last = news
             print("; ".join(f"{what}: {value}" for what, value in pairs), file=self._file, flush=True)

@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from command_line import bottleneck, command
+from command_line import bottleneck, command, heeds_ctrl_c
 from made_up_sweeps import TEXT, made_up
 from rich.console import Console
 
@@ -256,7 +256,8 @@ def test_ctrl_c_ends_watching_quietly_and_not_the_sweep(journal):
     script.start()
     assert script.started.wait(60)
     asked = command("status", "made-up", "--watch", "--json", "--storage", journal.store.location)
-    with subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(asked, preexec_fn=heeds_ctrl_c, **pipes) as watching:
         assert json.loads(watching.stdout.readline())["state"] == "running"
         watching.send_signal(signal.SIGINT)
         assert (watching.wait(60), watching.stderr.read()) == (130, "")

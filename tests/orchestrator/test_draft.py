@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from command_line import bottleneck, command
+from command_line import bottleneck, command, heeds_ctrl_c
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -186,7 +186,7 @@ def on_a_terminal(arguments, answers, folder):
     ours, theirs = pty.openpty()
     child = subprocess.Popen(
         command(*arguments), stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
-        env={**os.environ, "BOTTLENECK_DATA": str(folder)},
+        env={**os.environ, "BOTTLENECK_DATA": str(folder)}, preexec_fn=heeds_ctrl_c,
     )  # fmt: skip
     os.close(theirs)
     shown = ""
