@@ -22,8 +22,9 @@ class Page:
 
 def rebuild_report(store: Store, sweep: str, command: str) -> Page:
     """Write a sweep's table and report again. Raises UnknownSweep if the store has no such sweep."""
-    plan, text, rows = _stored(store, sweep)
-    with written(store, plan, text, results.table(rows), _provenance(store, rows, command)) as files:
+    lookup = results.store_lookup(store)
+    plan, text, rows = _stored(store, sweep, lookup)
+    with written(store, plan, text, results.table(rows), _provenance(store, rows, command), lookup) as files:
         content = next(f for f in files if f.name == "report.html").read_bytes()
     return Page(store.path(f"sweeps/{sweep}/report.html"), content)
 
@@ -37,15 +38,15 @@ def rebuild_tracking(store: Store, sweep: str, uri: str, command: str) -> int:
     """
     from orchestrator import tracking
 
-    plan, text, rows = _stored(store, sweep)
     lookup = results.store_lookup(store)
+    plan, text, rows = _stored(store, sweep, lookup)
     states = Journal(store, sweep).trial_states()
     records = [
         tracking.trial_record(plan, trial, results.trial_rows(plan, trial, lookup, states), lookup)
         for trial in plan["trials"]
     ]
     status = "FINISHED" if set(results.trial_statuses(rows)) == {"ok"} else "FAILED"
-    with written(store, plan, text, results.table(rows), _provenance(store, rows, command)) as files:
+    with written(store, plan, text, results.table(rows), _provenance(store, rows, command), lookup) as files:
         return tracking.sync(
             uri,
             plan,
@@ -57,10 +58,10 @@ def rebuild_tracking(store: Store, sweep: str, uri: str, command: str) -> int:
         )
 
 
-def _stored(store: Store, sweep: str) -> tuple[dict[str, Any], str, list[dict[str, Any]]]:
+def _stored(store: Store, sweep: str, lookup: results.Lookup) -> tuple[dict[str, Any], str, list[dict[str, Any]]]:
     journal = Journal(store, sweep)
     plan = journal.plan()
-    return plan, journal.text(), results.rows(plan, results.store_lookup(store), journal.trial_states())
+    return plan, journal.text(), results.rows(plan, lookup, journal.trial_states())
 
 
 def _provenance(store: Store, rows: list[dict[str, Any]], command: str) -> Mapping[str, str]:

@@ -170,7 +170,7 @@ def run(
             "wall clock of this run": duration(seconds),
             "trials": ", ".join(f"{count} {status}" for status, count in sorted(trials.items())),
         }
-        with written(store, plan_json, text, outcome_rows, provenance) as artifacts:
+        with written(store, plan_json, text, outcome_rows, provenance, lookup) as artifacts:
             tracker.finish(
                 "KILLED" if interrupted.is_set() else "FINISHED" if set(trials) <= {"ok", "stopped"} else "FAILED",
                 artifacts,
@@ -248,24 +248,32 @@ def _early_stopping(sweep: Sweep, journal: Journal) -> tuple[Stopping | None, di
 
 @contextlib.contextmanager
 def written(
-    store: Store, plan: Mapping[str, Any], text: str, table: pd.DataFrame, provenance: Mapping[str, str]
+    store: Store,
+    plan: Mapping[str, Any],
+    text: str,
+    table: pd.DataFrame,
+    provenance: Mapping[str, str],
+    lookup: results.Lookup,
 ) -> Iterator[list[Path]]:
     """Write a sweep's table and report into its folder; gives copies of them, for as long as the block lasts."""
     from orchestrator import report
 
-    parquet = io.BytesIO()
-    table.to_parquet(parquet, index=False)
-    lookup = results.store_lookup(store)
-    curves, layers = (results.measured(plan, lookup, what) for what in ("trajectory", "layers"))
-    cost = costs(plan, Journal(store, plan["sweep"]).events(), lookup)
-    found = report.Evidence(table, curves if len(curves) else None, layers if len(layers) else None)
-    page = report.render(found, plan, text, provenance=provenance, cost=cost).encode()
-    files = {"results.parquet": parquet.getvalue(), "report.html": page, "sweep.yaml": text.encode()}
     with tempfile.TemporaryDirectory(prefix="bottleneck-") as scratch:
-        for name, content in files.items():
+
+        def write(name: str, content: bytes) -> Path:
             store.write(f"sweeps/{plan['sweep']}/{name}", content)
-            Path(scratch, name).write_bytes(content)
-        yield [Path(scratch, name) for name in files]
+            copy = Path(scratch, name)
+            copy.write_bytes(content)
+            return copy
+
+        parquet = io.BytesIO()
+        table.to_parquet(parquet, index=False)
+        files = [write("results.parquet", parquet.getvalue()), write("sweep.yaml", text.encode())]
+        curves, layers = (results.measured(plan, lookup, what) for what in ("trajectory", "layers"))
+        cost = costs(plan, Journal(store, plan["sweep"]).events(), lookup)
+        found = report.Evidence(table, curves if len(curves) else None, layers if len(layers) else None)
+        page = report.render(found, plan, text, provenance=provenance, cost=cost)
+        yield [*files, write("report.html", page.encode())]
 
 
 def sweep_text(sweep: Sweep) -> str:

@@ -22,6 +22,7 @@ from orchestrator.report.figures.style import (
     dodged,
     draw_means,
     floats,
+    label_left,
     level_name,
     look_of,
     matching,
@@ -102,8 +103,7 @@ def draw_budgets(data: pd.DataFrame, *, narrow: bool = False) -> Figure:
             seen = SEEN[here["role"].iloc[0]]
             add_title(axes, panel if seen in panel else f"{panel}, {seen}", narrow=narrow, panels=len(panels))
             _members_axis(axes, data)
-            if axes.get_subplotspec().is_first_col():  # type: ignore[union-attr]  # it is in a grid
-                axes.set_ylabel("transfer accuracy, %")
+            label_left(axes, "transfer accuracy, %")
         figure.supxlabel("networks side by side", fontsize=9)
         keys = [Line2D([], [], label=f"{budget:.3g} FLOPs", **look_of(at)) for at, budget in enumerate(budgets)]
         dashed = Line2D([], [], color=INK, linestyle="--", linewidth=0.9, label="direct training")
@@ -182,8 +182,7 @@ def draw_seeds(data: pd.DataFrame, *, narrow: bool = False) -> Figure:
             draw_means(axes, floats(single["members"]), single, DEVIATION, ALONE)
             add_title(axes, panel, narrow=narrow, panels=len(panels))
             _members_axis(axes, data)
-            if axes.get_subplotspec().is_first_col():  # type: ignore[union-attr]  # it is in a grid
-                axes.set_ylabel("deviation over seeds, points")
+            label_left(axes, "deviation over seeds, points")
         largest = max(float(data["deviation_points"].max()), 0.05)
         highest = max(float(data["high_points"].max()), largest)
         grid[0].set_ylim(0, 1.05 * min(2 * largest, highest))

@@ -21,6 +21,7 @@ from orchestrator.report.figures.style import (
     distinct,
     dodged,
     draw_means,
+    label_left,
     look_of,
     matching,
     panel_grid,
@@ -79,8 +80,7 @@ def draw(data: pd.DataFrame, *, narrow: bool = False) -> Figure:
                 draw_means(axes, x, rows, ACCURACY, look, dodged(axes, number, len(FEATURES), 2.0))
             add_title(axes, panel, narrow=narrow, panels=len(panels))
             _name_layers(axes, names)
-            if axes.get_subplotspec().is_first_col():  # type: ignore[union-attr]  # it is in a grid
-                axes.set_ylabel("probe accuracy, %")
+            label_left(axes, "probe accuracy, %")
         figure.supxlabel("layer, from the input to the features", fontsize=9)
         shown = [name for name in FEATURES if (data["features"] == name).any()]
         add_legend(figure, [Line2D([], [], label=name, **FEATURES[name][1]) for name in shown], narrow=narrow)

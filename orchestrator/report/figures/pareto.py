@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from orchestrator.report.figures.style import (
     floats,
     level_name,
     panel_grid,
+    room_for,
     styled,
 )
 
@@ -113,18 +114,9 @@ def _scatter(axes: Axes, data: pd.DataFrame, x: Sequence[str], y: Sequence[str])
     for row in data[data["number"] > 0].to_dict("records"):
         where = (row[x[0]], row[y[0]])
         axes.annotate(str(row["number"]), where, ha="center", va="center", fontsize=7, color="white", zorder=6)
-    _limit(axes, data, y, axes.set_ylim)
+    axes.set_ylim(*room_for(data, y))
     if len(x) == 3:
-        _limit(axes, data, x, axes.set_xlim)
-
-
-def _limit(axes: Axes, data: pd.DataFrame, names: Sequence[str], limit: Callable[..., Any]) -> None:
-    """Room for all points, and for intervals up to a third as much again on either side."""
-    points = floats(data[names[0]])
-    low, high = points.min(), points.max()
-    room = max(high - low, 1.0)
-    ends = floats(pd.concat([data[name] for name in names]).dropna())
-    limit(max(ends.min(), low - room / 3) - 0.06 * room, min(ends.max(), high + room / 3) + 0.06 * room)
+        axes.set_xlim(*room_for(data, x))
 
 
 def _cost_axis(axes: Axes, flops: pd.Series[Any]) -> None:

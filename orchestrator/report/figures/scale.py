@@ -25,6 +25,7 @@ from orchestrator.report.figures.style import (
     dodged,
     draw_means,
     floats,
+    label_left,
     line_keys,
     look_of,
     matching,
@@ -101,8 +102,7 @@ def draw(data: pd.DataFrame, *, narrow: bool = False) -> Figure:
                 _draw_curve(axes, rows, look, dodged(axes, number, len(drawn)), ticks)
             axes.set_xlabel(NAMES[here["axis"].iloc[0]])
         for axes in grid:
-            if axes.get_subplotspec().is_first_col():  # type: ignore[union-attr]  # it is in a grid
-                axes.set_ylabel("gap, points")
+            label_left(axes, "gap, points")
         limit_gaps(grid[0], data)
         add_legend(figure, [*component_keys(components), *line_keys(lines)], narrow=narrow)
     return figure

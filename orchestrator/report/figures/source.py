@@ -19,10 +19,12 @@ from orchestrator.report.figures.style import (
     add_title,
     distinct,
     floats,
+    label_left,
     level_name,
     look_of,
     matching,
     panel_grid,
+    room_for,
     shortened,
     styled,
 )
@@ -100,11 +102,10 @@ def draw(data: pd.DataFrame, *, narrow: bool = False) -> Figure:
                 axes.vlines(x, *(floats(means[name]) for name in TRANSFER[1:]), color=look["color"], linewidth=1.0)
                 axes.hlines(y, *(floats(means[name]) for name in SOURCE[1:]), color=look["color"], linewidth=1.0)
             limits = data[data["panel"] == panel]
-            for axis, names in (("x", SOURCE), ("y", TRANSFER)):
-                _limit(axes, axis, limits, names)
+            axes.set_xlim(*room_for(limits, SOURCE))
+            axes.set_ylim(*room_for(limits, TRANSFER))
             add_title(axes, f"transfer to {panel}", narrow=narrow, panels=len(panels))
-            if axes.get_subplotspec().is_first_col():  # type: ignore[union-attr]  # it is in a grid
-                axes.set_ylabel("transfer accuracy, %")
+            label_left(axes, "transfer accuracy, %")
         figure.supxlabel("accuracy on what pretraining showed, own head, %", fontsize=9)
         keys = [
             Line2D([], [], label=shortened(name, LONGEST_KEY), linestyle="", **look_of(at))
@@ -112,16 +113,6 @@ def draw(data: pd.DataFrame, *, narrow: bool = False) -> Figure:
         ]
         add_legend(figure, keys if len(colours) > 1 else [], narrow=narrow)
     return figure
-
-
-def _limit(axes: Any, axis: str, data: pd.DataFrame, names: tuple[str, ...]) -> None:
-    """Room for all points, and for intervals up to half as much again on either side."""
-    points = floats(data[names[0]])
-    low, high = points.min(), points.max()
-    room = max(high - low, 1.0)
-    ends = floats(pd.concat([data[name] for name in names]).dropna())
-    bottom, top = max(ends.min(), low - room / 2), min(ends.max(), high + room / 2)
-    (axes.set_xlim if axis == "x" else axes.set_ylim)(bottom - 0.05 * room, top + 0.05 * room)
 
 
 def caption(data: pd.DataFrame) -> str:

@@ -178,6 +178,30 @@ def draw_means(
         artist.set_transform(transform)
 
 
+def label_left(axes: Axes, text: str) -> None:
+    """Name the y axis of a panel that has none to its left."""
+    place = axes.get_subplotspec()
+    if place is None or place.is_first_col():
+        axes.set_ylabel(text)
+
+
+def room_for(
+    data: pd.DataFrame, names: Sequence[str], *, beyond: float = 0.5, zero: bool = False
+) -> tuple[float, float]:
+    """Limits with room for all points, and for their intervals up to a share of the points' range on either side.
+
+    Args:
+        names: the columns of points, and of both ends of their intervals.
+        beyond: that share. Intervals of two seeds can be endless, and whiskers end there.
+        zero: whether 0 is shown too.
+    """
+    points, ends = (floats(pd.concat([data[name] for name in which]).dropna()) for which in (names[:1], names))
+    points, ends = (np.append(values, [0.0] if zero else []) for values in (points, ends))
+    low, high = points.min(), points.max()
+    room = max(high - low, 1.0)
+    return max(ends.min(), low - beyond * room) - 0.06 * room, min(ends.max(), high + beyond * room) + 0.06 * room
+
+
 def mark(axes: Axes, x: Any, y: Any, rows: Iterable[Any], transform: Any = None) -> None:
     """Circles that nobody sees, named by the rows of the data that stand there: a page shows these when pointed at."""
     look: dict[str, Any] = {"markersize": 9, "markerfacecolor": (0, 0, 0, 0), "markeredgecolor": "none", "zorder": 6}

@@ -27,11 +27,13 @@ from orchestrator.report.figures.style import (
     dodged,
     draw_means,
     floats,
+    label_left,
     line_keys,
     look_of,
     mark,
     matching,
     panel_grid,
+    room_for,
     styled,
 )
 
@@ -182,12 +184,8 @@ class WeightScale:
 
 
 def limit_gaps(axes: Axes, data: pd.DataFrame) -> None:
-    """Room for every mean and seed, and for whiskers up to as much again: of two seeds they can be endless."""
-    values = np.append(floats(data["gap_points"].dropna()), 0.0)
-    low, high = values.min(), values.max()
-    room = max(high - low, 1.0)
-    ends = np.append(floats(pd.concat([data["low_points"], data["high_points"]]).dropna()), values)
-    axes.set_ylim(max(ends.min(), low - room) - 0.06 * room, min(ends.max(), high + room) + 0.06 * room)
+    """Room for every mean and seed and for 0, and for whiskers up to as much again."""
+    axes.set_ylim(*room_for(data, GAP, beyond=1.0, zero=True))
 
 
 def _shade(axes: Axes, scale: WeightScale, transfer: pd.DataFrame, direct: pd.DataFrame) -> None:
@@ -200,6 +198,5 @@ def _shade(axes: Axes, scale: WeightScale, transfer: pd.DataFrame, direct: pd.Da
 def _label(figure: Figure, grid: Sequence[Axes], scale: WeightScale, y: str) -> None:
     for axes in grid:
         scale.label_ticks(axes)
-        if axes.get_subplotspec().is_first_col():  # type: ignore[union-attr]  # it is in a grid
-            axes.set_ylabel(y)
+        label_left(axes, y)
     figure.supxlabel(scale.label, fontsize=9)
