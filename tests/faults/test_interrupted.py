@@ -57,7 +57,7 @@ def test_sigterm_saves_how_far_a_pretraining_has_come(tmp_path):
     """As batch systems and clouds send it, to the command alone."""
     tiny = Tiny(tmp_path, SWEEP.replace("steps: 600", "steps: 600000"))
     with tiny.driver() as driver:
-        wait_for(lambda: tiny.workers("pretrain"), driver)
+        wait_for(tiny.trains, driver)
         driver.terminate()
         _, err = driver.communicate(timeout=600)
     assert driver.returncode == 130, err

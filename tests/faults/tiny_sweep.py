@@ -17,8 +17,9 @@ from typing import Any
 import pandas as pd
 import psutil
 
-from orchestrator.journal import Journal
+from orchestrator.journal import Journal, UnknownSweep
 from orchestrator.results import COST_COLUMNS, load
+from orchestrator.status import snapshot
 from trainables.store import Store
 
 NAME = "tiny"
@@ -126,6 +127,13 @@ class Tiny:
                 ):
                     found[lock.stem] = pid
         return found
+
+    def trains(self) -> bool:
+        """Whether a pretraining has come some way, as the driver has heard from its worker."""
+        try:
+            return snapshot(self.journal).examples_per_second > 0
+        except UnknownSweep:
+            return False
 
     def table(self) -> pd.DataFrame:
         return load(NAME, storage=str(self.storage))
