@@ -70,6 +70,7 @@ from trainables.store import Store  # noqa: E402
 class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
     {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}
 )
+class_cache.DEFAULT_ENV_VARS.clear()  # without any, a trial takes a process that Ray has started beforehand
 
 MAX_WORKER_DEATHS = 3  # a trial is started again this often without getting any further in between
 LOG_TAIL_LINES = 30

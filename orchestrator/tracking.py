@@ -21,10 +21,12 @@ import json
 import logging
 import math
 import os
+import shutil
 import sqlite3
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -40,6 +42,7 @@ from filelock import FileLock
 from orchestrator.results import RETENTION, Lookup, trial_status
 from orchestrator.settings import without_password
 from trainables import room
+from trainables.components import cache_root
 from trainables.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -824,21 +827,49 @@ def _client(uri: str, *, create: bool) -> Any:
 
 
 def _create_database(client: Any, uri: str, database: Path) -> None:
-    """Create the schema aside and put it in place whole: a kill amid the migrations leaves no half of it."""
-    from sqlalchemy import make_url
+    """Create the schema aside and put it in place whole: a kill amid the migrations leaves no half of it.
+
+    MLflow's migrations take 4 s of a processor, so this machine's cache keeps what they lead to.
+    """
+    import mlflow
 
     part = database.with_name(f".{database.name}.part")
-    part.unlink(missing_ok=True)
-    part_uri = make_url(uri).set(database=str(part)).render_as_string()
-    client(tracking_uri=part_uri)
-    _forget(part_uri)
+    kept = cache_root() / f"mlflow-{mlflow.__version__}.db"
+    try:
+        shutil.copyfile(kept, part)
+        _require_whole(part)
+    except (OSError, sqlite3.Error):
+        part.unlink(missing_ok=True)
+        _migrate(client, uri, part)
+        with contextlib.suppress(OSError):  # a cache that cannot be written
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(part, kept.with_name(f".{uuid.uuid4().hex}")).replace(kept)
     part.replace(database)
+
+
+def _migrate(client: Any, uri: str, database: Path) -> None:
+    from sqlalchemy import make_url
+
+    own = make_url(uri).set(database=str(database)).render_as_string()
+    client(tracking_uri=own)
+    _forget(own)
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("DELETE FROM experiments")  # MLflow makes its own again, for the folder that it is used from
 
 
 def _probe(database: Path) -> None:
     """Raises sqlite3.Error for what is no database, at once; MLflow would try for 100 s."""
     with contextlib.closing(sqlite3.connect(database, timeout=20)) as connection:
         connection.execute("PRAGMA schema_version").fetchone()
+
+
+def _require_whole(database: Path) -> None:
+    """Raises sqlite3.Error for what is damaged or has no schema."""
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute("SELECT version_num FROM alembic_version")
+        (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+    if found != "ok":
+        raise sqlite3.DatabaseError(found)
 
 
 def _forget(uri: str) -> None:

@@ -6,6 +6,8 @@ of how many networks a probe reads is representation.py's.
 
 The features of one architecture and seed are the same for every number of classes: a mixture and the direct baseline
 of its components start from the same weights, and only their heads differ.
+
+torchvision is imported by the functions that need it: that takes 2 s of a processor, with the compiler that it imports.
 """
 
 from __future__ import annotations
@@ -17,21 +19,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-import torchvision.models
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision.models import get_model, list_models
-from torchvision.models.resnet import BasicBlock, Bottleneck
-from torchvision.models.vision_transformer import Encoder
 
 from trainables import plugins
 from trainables.spec import Architecture, derive_seed
 
-Block = type[BasicBlock] | type[Bottleneck]
+if TYPE_CHECKING:
+    from torchvision.models.resnet import BasicBlock, Bottleneck
+
+    Block = type[BasicBlock] | type[Bottleneck]
 
 
 class Network(nn.Module):
@@ -110,8 +111,15 @@ def measure(architecture: Architecture) -> Size:
 
 def names() -> list[str]:
     """Every name that an Architecture may have: the ones built here, then torchvision's classification models."""
-    others = list_models(module=torchvision.models)
+    import torchvision.models
+
+    others = torchvision.models.list_models(module=torchvision.models)
     return [*ARCHITECTURES, *(name for name in others if name not in ARCHITECTURES)]
+
+
+def is_torchvision(module: object, name: str) -> bool:
+    """Whether an object, or None, is of torchvision's class of that name; to ask does not import it."""
+    return any(kind.__name__ == name and kind.__module__.startswith("torchvision.") for kind in type(module).__mro__)
 
 
 # --- The architectures. Each function returns the features of one, freshly initialised. ---
@@ -162,13 +170,16 @@ def cnn_plain(architecture: Architecture) -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * height * width, units), nn.ReLU())
 
 
-def resnet(architecture: Architecture, block: Block, blocks: Sequence[int]) -> nn.Module:
+def resnet(architecture: Architecture, block: Literal["BasicBlock", "Bottleneck"], blocks: Sequence[int]) -> nn.Module:
     """torchvision's residual network, with every channel count scaled and a stem that suits the image.
 
     Images with a side below 64 pixels get the stem that He et al. (2015), arXiv:1512.03385, section 4.2, use for CIFAR:
     one 3 x 3 convolution of stride 1 and no pooling. torchvision's own reduces 32 pixels to 8 before the first block.
     Submodules are named as in torchvision, so its state dicts fit at width 1 and the default depth.
     """
+    from torchvision.models import resnet as its
+
+    kind: Block = getattr(its, block)
     image_channels, height, width = architecture.image_shape
     channels, small = _scaled(64, architecture), min(height, width) < 64
     kernel, stride = (3, 1) if small else (7, 2)
@@ -179,8 +190,8 @@ def resnet(architecture: Architecture, block: Block, blocks: Sequence[int]) -> n
     layers["maxpool"] = nn.Identity() if small else nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
     for i, num_blocks in enumerate([architecture.depth] * 4 if architecture.depth else blocks):
         planes = _scaled(64 * 2**i, architecture)
-        layers[f"layer{i + 1}"] = _stage(block, channels, planes, num_blocks, stride=1 if i == 0 else 2)
-        channels = planes * block.expansion
+        layers[f"layer{i + 1}"] = _stage(kind, channels, planes, num_blocks, stride=1 if i == 0 else 2)
+        channels = planes * kind.expansion
     layers["avgpool"] = nn.AdaptiveAvgPool2d(1)
     layers["flatten"] = nn.Flatten()
     features = nn.Sequential(layers)
@@ -231,6 +242,8 @@ def from_torchvision(architecture: Architecture) -> nn.Module:
     Dropout and stochastic depth stay as torchvision has them: they act in training mode only. Auxiliary classifiers are
     left out. The stem is replaced where the image does not have three channels.
     """
+    from torchvision.models import get_model
+
     _refuse_scaling(architecture, "comes from torchvision with a fixed width and depth")
     options = _torchvision_options(architecture.name, architecture.image_shape)
     with _blaming_the_image(architecture, ValueError, AssertionError):
@@ -272,9 +285,9 @@ Builder = Callable[[Architecture], nn.Module]
 ARCHITECTURES: Mapping[str, Builder] = {
     "mlp": mlp,
     "cnn": cnn,
-    "resnet18": partial(resnet, block=BasicBlock, blocks=(2, 2, 2, 2)),
-    "resnet34": partial(resnet, block=BasicBlock, blocks=(3, 4, 6, 3)),
-    "resnet50": partial(resnet, block=Bottleneck, blocks=(3, 4, 6, 3)),
+    "resnet18": partial(resnet, block="BasicBlock", blocks=(2, 2, 2, 2)),
+    "resnet34": partial(resnet, block="BasicBlock", blocks=(3, 4, 6, 3)),
+    "resnet50": partial(resnet, block="Bottleneck", blocks=(3, 4, 6, 3)),
     "vit_tiny": partial(vit, heads=3),
     "vit_small": partial(vit, heads=6),
     "cnn_plain": cnn_plain,
@@ -308,6 +321,8 @@ class VisionTransformer(nn.Module):
     def __init__(
         self, image_shape: tuple[int, int, int], patch: int, *, num_blocks: int, num_heads: int, hidden: int
     ) -> None:
+        from torchvision.models.vision_transformer import Encoder
+
         super().__init__()
         channels, height, width = image_shape
         rows, columns = math.ceil(height / patch), math.ceil(width / patch)

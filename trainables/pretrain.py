@@ -21,12 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torchvision.ops import StochasticDepth
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it matrix products on a GPU may differ
 
 from trainables import guides
-from trainables.architectures import Network, build
+from trainables.architectures import Network, build, is_torchvision
 from trainables.components import ComponentData
 from trainables.deficits import DEFICITS
 from trainables.feed import Feed
@@ -116,7 +115,7 @@ def pretrain(
     difficulties = [d.difficulty() for d in data] if spec.ordering.kind == "curriculum" else None
     stream = index_stream(mixture, spec.ordering, spec.seed, difficulties, spec.pool_seed)
     feed = Feed(stream, mixture, data, training.batch_size, device)
-    noisy = training.dropout > 0 or any(getattr(m, "p", 0) for m in network.modules() if isinstance(m, NOISY_MODULES))
+    noisy = training.dropout > 0 or any(_is_noisy(module) for module in network.modules())
     splits = not noisy and guidance is None and not any(isinstance(m, _BatchNorm) for m in network.modules())
     started = reported = saved = time.monotonic()
     reported_step = first
@@ -322,7 +321,10 @@ def _generator(device: torch.device, seed: int, step: int, purpose: str) -> torc
     return torch.Generator(device).manual_seed((derive_seed(seed, purpose) << 31) + step)
 
 
-NOISY_MODULES = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, StochasticDepth)
+def _is_noisy(module: nn.Module) -> bool:
+    """Whether it draws at random in training."""
+    drops = isinstance(module, (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout))
+    return (drops or is_torchvision(module, "StochasticDepth")) and bool(module.p)
 
 
 @contextlib.contextmanager

@@ -20,18 +20,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import SwinTransformer
-from torchvision.models.vision_transformer import Encoder
 
-from trainables.architectures import Network
+from trainables.architectures import Network, is_torchvision
 from trainables.components import ComponentData
 from trainables.feed import to_float
 from trainables.probe import ProbeResult, check, extract, linear_probe, rank_in_class
+
+if TYPE_CHECKING:
+    from torchvision.models.vision_transformer import Encoder
 
 BATCH = 512  # examples in a forward pass; features are the same for every size up to rounding
 
@@ -492,7 +493,7 @@ def _pooling(features: nn.Module) -> Callable[[Tensor], Tensor]:
     """From the output of a layer to (B, D), in memory of its own: what follows may work in place."""
     if _encoder(features) is not None:
         return lambda tokens: tokens[:, 0].clone()  # (B, T, D)
-    if isinstance(features, SwinTransformer):
+    if is_torchvision(features, "SwinTransformer"):
         return lambda output: output.flatten(1, -2).mean(1)  # (B, height, width, D)
     return lambda output: output.reshape(*output.shape[:2], -1).mean(2)  # (B, D) or (B, D, height, width)
 
@@ -514,8 +515,9 @@ def _reading_points(features: nn.Module) -> dict[str, nn.Module]:
 
 
 def _encoder(features: nn.Module) -> Encoder | None:
+    """The transformer of a VisionTransformer, torchvision's or ours."""
     encoder = getattr(features, "encoder", None)
-    return encoder if isinstance(encoder, Encoder) else None
+    return encoder if is_torchvision(encoder, "Encoder") else None
 
 
 def _grouped(children: Iterable[tuple[str, nn.Module]]) -> dict[str, nn.Module]:

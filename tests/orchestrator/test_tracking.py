@@ -568,6 +568,29 @@ client.create_experiment(sys.argv[2])
     assert names == {"Default", "a", "b"}
 
 
+def test_a_database_made_from_the_cache_is_the_one_that_mlflow_makes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(name: str) -> list[str]:  # in any order, as MLflow's constraints are
+        tracking._client(f"sqlite:///{tmp_path}/{name}.db", create=True)
+        with sqlite3.connect(tmp_path / f"{name}.db") as database:
+            lines = "\n".join(line for line in database.iterdump() if 'INTO "experiments"' not in line).splitlines()
+        return sorted(line.strip("\t ,") for line in lines)
+
+    monkeypatch.setenv("BOTTLENECK_CACHE", str(tmp_path / "cache"))
+    first = made("first")
+    (kept,) = (tmp_path / "cache").iterdir()
+    monkeypatch.setattr(tracking, "_migrate", None)
+    assert made("second") == first
+    monkeypatch.undo()
+    monkeypatch.setenv("BOTTLENECK_CACHE", str(tmp_path / "cache"))
+    whole = kept.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"no database" * 1000, b""):
+        kept.write_bytes(damaged)
+        assert made(f"third{len(damaged)}") == first
+        assert len(kept.read_bytes()) == len(whole)
+
+
 # Servers that do not answer ----------------------------------------------------------------------------------
 
 
