@@ -36,7 +36,7 @@ PLACE = ("panel", "line", "of", "mixture", "component")  # its columns that say 
 SLIDER_HEADERS = {"accuracy": "accuracy, %", "saturation": "residual signal", "retention": "retention"}
 MOST_VALUES = 3000  # of a figure in the page
 MOST_RESULT_ROWS = 2000  # in the page; the results table has all
-MOST_OPEN_ROWS = 48  # of a table that is not folded away
+MOST_LEADING = 10  # findings that are shown where there are too many to show
 LONG_TEXT, PROSE = 18, 120  # characters, of a cell
 ERROR_CHARACTERS = 4000  # the end of an error, where its cause stands
 
@@ -59,6 +59,7 @@ class TableView:
     numeric: tuple[bool, ...]  # per column: aligned to the right
     rows: tuple[tuple[str, ...], ...]
     remark: str = ""
+    most_open: int = 48  # rows; with more it is folded away
 
     @property
     def kinds(self) -> list[str]:
@@ -73,7 +74,7 @@ class TableView:
 
     @property
     def folded(self) -> bool:
-        return len(self.rows) > MOST_OPEN_ROWS
+        return len(self.rows) > self.most_open
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def render(
         missing=gaps.missing(table),
         num_rows=len(table),
         figures=figure_views(found),
-        findings=findings_view(said),
+        findings=findings_views(said),
         claims=claims_view(whole) if len(whole) else None,
         summaries=[*summary_views(table), *science_views(whole)],
         results=results_view(table),
@@ -219,10 +220,10 @@ def answer_lines(said: Findings, table: pd.DataFrame) -> list[str]:
     return [f"No gap has been measured: of {len(table)} rows, {gaps.missing(table)}."]
 
 
-def findings_view(said: Findings) -> TableView | None:
-    """Every statement, the most important first."""
+def findings_views(said: Findings) -> list[TableView]:
+    """Every statement, the most important first; of many, the first ones also in a table that is not folded away."""
     if not said.statements:
-        return None
+        return []
     header = ("kind", "statement", "effect, points", "95 % interval", "seeds", "adjusted p")
     rows = tuple(
         (
@@ -241,7 +242,12 @@ def findings_view(said: Findings) -> TableView | None:
         + (f" Of {said.rows} rows these speak of all but {left_out}." if left_out else "")
     )
     numeric = (False, False, True, True, True, True)
-    return TableView("statements", "What the results show, the most important first", header, numeric, rows, remark)
+    title = "What the results show, the most important first"
+    whole = TableView("statements", title, header, numeric, rows, remark, most_open=2 * MOST_LEADING)
+    if not whole.folded:
+        return [whole]
+    title = f"The {MOST_LEADING} most important of {len(rows)} statements"
+    return [TableView("leading-statements", title, header, numeric, rows[:MOST_LEADING]), whole]
 
 
 # Figures

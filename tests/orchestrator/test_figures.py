@@ -335,6 +335,11 @@ def test_accuracies_are_in_percent_for_each_kind_of_features():
     assert reached == pytest.approx({"transfer": 80, "direct": 90, "random init": 50, "chance": 10})
 
 
+def test_accuracies_at_one_weight_are_no_average_over_what_varies():
+    with pytest.raises(figures.Refused, match="every component has one weight"):
+        data("accuracies", orderings())
+
+
 def test_gap_by_scale_has_the_fit_of_a_curve_or_why_there_is_none():
     found = data("gap-by-scale", scales())
     hard = one(found, component="hard", scale=0.25)
@@ -345,8 +350,14 @@ def test_gap_by_scale_has_the_fit_of_a_curve_or_why_there_is_none():
     assert pd.isna(flat["floor_points"])
     assert "does not fall with scale" in flat["no_fit"]
     caption = figures.FIGURES["gap-by-scale"].caption(found)
-    assert "flat: no fit, the gap does not fall" in caption
+    assert "No fit of 1 of 2 curves: the gap does not fall" in caption
     assert "hard: b\u00a0=\u00a01.00, floor c\u00a0=\u00a04.0 [" in caption
+
+
+def test_a_reason_why_curves_have_no_fit_is_said_once():
+    rows = [r for part in "abcdefgh" for width in (1.0, 2.0) for r in both_seeds(0.8, 0.7, component=part, width=width)]
+    caption = figures.FIGURES["gap-by-scale"].caption(data("gap-by-scale", of(rows)))
+    assert caption.count("No fit") == caption.count("too few") == 1
 
 
 def test_the_effect_of_an_ordering_is_paired_within_seeds():
@@ -601,7 +612,11 @@ def test_more_mixtures_than_a_heat_map_holds_leave_those_that_lose_most():
 @pytest.mark.parametrize("name", ["gap-by-weight", "gap-by-mixture", "accuracies"])
 def test_any_name_can_be_drawn(name):
     names = ("$x$ and $", "仮名", "a" * 80, EVIL_NAME, "_^\\frac{1}")
-    rows = [row(component=name, mixture=f"{name} 100 %", ordering=f"{name} first", trial=name[:12]) for name in names]
+    rows = [
+        row(component=name, weight=weight, mixture=f"{name} {weight}", ordering=f"{name} first", trial=name[:12])
+        for name in names
+        for weight in (0.5, 1.0)
+    ]
     text = figures.svg(figures.figure(name, of(rows)))
     assert "仮名" in text
     assert "<img" not in text

@@ -14,6 +14,7 @@ import pytest
 from gap_tables import COST, PROVENANCE, Row, curves_of, plan_of, row, two_views
 
 from orchestrator import report, results
+from orchestrator.analysis import find
 from orchestrator.report import figures, page
 
 EVIL = "<script>document.title='owned'</script>"
@@ -225,6 +226,16 @@ def test_a_page_without_results_says_so(rows, said):
 def test_a_page_with_accuracies_and_no_baseline_shows_the_accuracies():
     found = Page(render([row(gap=None)]))
     assert [h["id"] for h in found.all("section") if str(h["id"]).startswith("figure")] == ["figure-accuracies"]
+
+
+def test_of_many_findings_the_first_ones_are_shown_and_all_are_there():
+    rows = [row(component=f"part{n}", gap=0.01 * n + 0.001 * seed, seed=seed) for n in range(25) for seed in (1, 2, 3)]
+    leading, whole = page.findings_views(find(results.table(rows)))
+    assert (len(leading.rows), leading.folded, whole.folded) == (page.MOST_LEADING, False, True)
+    assert leading.rows == whole.rows[: page.MOST_LEADING]
+    assert leading.caption == f"The 10 most important of {len(whole.rows)} statements"
+    (few,) = page.findings_views(find(results.table(rows[:6])))
+    assert not few.folded
 
 
 def test_without_a_command_the_sweep_file_is_named_and_quoted():

@@ -16,6 +16,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from orchestrator.analysis import gaps, measures
 from orchestrator.report.figures.kind import Evidence, Refused, intervals, measured
 from orchestrator.report.figures.style import (
+    CHARACTERS_PER_INCH,
     MUTED,
     NARROW,
     RULE,
@@ -23,12 +24,12 @@ from orchestrator.report.figures.style import (
     WIDE,
     add_legend,
     distinct,
-    fitted,
     floats,
     level_name,
     panel_grid,
     room_for,
     styled,
+    wrapped,
 )
 
 MOST_NAMED = 12  # designs of the front with a number and a name
@@ -132,13 +133,14 @@ def _cost_axis(axes: Axes, flops: pd.Series[Any]) -> None:
 
 
 def _keys(data: pd.DataFrame, *, narrow: bool) -> list[Line2D]:
-    room = (NARROW if narrow else WIDE) - 0.75
+    most = int(CHARACTERS_PER_INCH * ((NARROW if narrow else WIDE) - 0.75))
     sweeps, keys = distinct(data, "panel"), []
     named = data[data["number"] > 0].sort_values("number")
     for row in named.to_dict("records"):
-        text = f"{row['number']}  {', '.join(part for part in (row['panel'], row['design']) if part)}"
+        said = ", ".join(part for part in (row["panel"], row["design"]) if part).split(", ")
+        text = "\n".join(wrapped([f"{row['number']}  {said[0]}", *said[1:]], ", ", most))
         colour = SERIES[sweeps.index(row["panel"]) % len(SERIES)]
-        keys.append(Line2D([], [], linestyle="", marker="o", color=colour, markersize=6, label=fitted(text, room)))
+        keys.append(Line2D([], [], linestyle="", marker="o", color=colour, markersize=6, label=text))
     if not data["front"].all():
         keys.append(
             Line2D([], [], linestyle="", marker="o", color=MUTED, markerfacecolor="white", markersize=4, label="beaten")

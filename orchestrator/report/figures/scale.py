@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +37,7 @@ from orchestrator.report.figures.style import (
 )
 from orchestrator.report.figures.weight import GAP, limit_gaps
 
+MOST_FITS_SAID = 6  # in the caption
 CURVE = ("panel", "line", "component")
 FIT = ("fit_a_points", "fit_b", "floor_points", "floor_low_points", "floor_high_points", "no_fit")
 NAMES = {
@@ -145,19 +148,23 @@ def _scale_axis(axes: Axes, data: pd.DataFrame) -> float:
 
 
 def caption(data: pd.DataFrame) -> str:
-    """With the fit of every curve, or why it is refused."""
-    said = []
-    for key, rows in data.groupby(list(CURVE), sort=False):
-        law = rows.iloc[0]
-        place = ", ".join(str(part) for part in (key[2], key[0], key[1]) if part)
-        if law["no_fit"]:
-            said.append(f"{place}: no fit, {law['no_fit']}.")
-        else:
-            ends = (gaps.points(law[name] / 100) for name in ("floor_low_points", "floor_high_points"))
-            floor = f"{gaps.points(law['floor_points'] / 100)} [{', '.join(ends)}]"
-            said.append(f"{place}: b\u00a0=\u00a0{law['fit_b']:.2f}, floor c\u00a0=\u00a0{floor} points.")
+    """With the fits of a few curves, and how many are refused for which reason."""
+    curves = [(key, rows.iloc[0]) for key, rows in data.groupby(list(CURVE), sort=False)]
+    said = [_fit_of(key, law) for key, law in curves if not law["no_fit"]]
+    if len(said) > MOST_FITS_SAID:
+        said = [f"The fits of {len(said)} curves are in the numbers of this figure."]
+    for reason, count in Counter(law["no_fit"] for _, law in curves if law["no_fit"]).items():
+        which = "" if count == len(curves) else f" of {count} of {len(curves)} curves"
+        said.append(f"No fit{which}: {reason}.")
     return (
         "Gap in points of single networks against scale, on a logarithmic axis. Dashed: the fit of "
         "gap = a N^-b + c to the means; the hollow marker at ∞ is its floor c with the 95\u00a0% interval "
         f"from resampled seeds. {typeset(' '.join(said))} {intervals(data)}" + averaged(data)
     )
+
+
+def _fit_of(curve: Sequence[Any], law: pd.Series[Any]) -> str:
+    place = ", ".join(str(part) for part in (curve[2], curve[0], curve[1]) if part)
+    ends = (gaps.points(law[name] / 100) for name in ("floor_low_points", "floor_high_points"))
+    floor = f"{gaps.points(law['floor_points'] / 100)} [{', '.join(ends)}]"
+    return f"{place}: b\u00a0=\u00a0{law['fit_b']:.2f}, floor c\u00a0=\u00a0{floor} points."

@@ -232,7 +232,8 @@ def line_keys(lines: Sequence[str]) -> list[Line2D]:
 def add_legend(figure: Figure, keys: Sequence[Line2D], *, narrow: bool) -> None:
     if not keys:
         return
-    longest = max(text_inches(str(key.get_label())) for key in keys) + 0.62  # with its line, in inches
+    lines = [line for key in keys for line in str(key.get_label()).splitlines()]
+    longest = max(map(text_inches, lines)) + 0.62  # with its line, in inches
     columns = min(len(keys), max(1, int((NARROW if narrow else WIDE) / longest)))
     figure.legend(handles=keys, loc="outside upper left", ncols=columns, columnspacing=1.4, borderpad=0)
 

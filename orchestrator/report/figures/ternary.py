@@ -110,7 +110,8 @@ def draw(data: pd.DataFrame, *, narrow: bool = False) -> Figure:
     lines = math.ceil(len(panels) / columns)
     limit = max(1.0, float(data["gap_points"].abs().max()))
     with styled():
-        size = (NARROW if narrow else WIDE, (3.0 if narrow else 3.3) * lines + 0.6)
+        width = NARROW if narrow else WIDE
+        size = (width, (0.8 * width / columns + 0.3) * lines + 0.8)  # a panel is 0.8 times as high as it is wide
         figure = Drawing(figsize=size, layout="constrained")
         grid = list(figure.subplots(lines, columns, squeeze=False).flat)
         for axes in grid[len(panels) :]:
@@ -172,9 +173,10 @@ def caption(data: pd.DataFrame) -> str:
     widths = (floats(data["high_points"]) - floats(data["low_points"])) / 2
     known = widths[np.isfinite(widths)]
     spread = f" Half widths of the intervals: {np.median(known):.1f} points (median)." if len(known) else ""
+    worst = "The worst gap is the largest of the components' means, with the interval of the indices. "
     return (
         "Gap in points over the simplex of mixtures: a corner is a mixture of that component alone, rules are at "
         "shares of a quarter, a half and three quarters. Points are the mixtures that were measured; colours and "
-        "contours between them are linear in the shares, and there are none outside. The worst gap is the largest of "
-        f"the components' means, with the interval of the indices. {intervals(data)}{spread}" + averaged(data)
+        "contours between them are linear in the shares, and there are none outside. "
+        f"{worst if WORST in set(data['of']) else ''}{intervals(data)}{spread}" + averaged(data)
     )

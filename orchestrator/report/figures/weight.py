@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from orchestrator.analysis import gaps
-from orchestrator.report.figures.kind import Evidence, Facets, averaged, facets, in_units, intervals, measured
+from orchestrator.report.figures.kind import Evidence, Facets, Refused, averaged, facets, in_units, intervals, measured
 from orchestrator.report.figures.style import (
     INK,
     LINE_STYLES,
@@ -107,14 +107,16 @@ def accuracy_data(found: Evidence) -> pd.DataFrame:
     """A row per component, weight and kind of features; everything else is averaged within each seed."""
     table = measured(found, "transfer_accuracy")
     by = ["component", "weight"]
+    others = Facets(None, None, tuple(gaps.other_axes(table)))
+    if others.averaged and not table.drop_duplicates(by)["component"].duplicated().any():
+        raise Refused("every component has one weight, and what else varies would be averaged: vary mixture")
     parts = [
         gaps.over_seeds(table, by, column).assign(features=kind, panel=lambda rows: rows["component"].astype(object))
         for kind, (column, _) in FEATURES.items()
     ]
     whole = in_units(pd.concat(parts, ignore_index=True), "accuracy", "percent")
-    remark = Facets(None, None, tuple(gaps.other_axes(table))).remark
     columns = ["panel", "component", "weight", "features", *ACCURACY, "n"]
-    return whole[whole["n"] > 0].reset_index(drop=True)[columns].assign(averaged=remark)
+    return whole[whole["n"] > 0].reset_index(drop=True)[columns].assign(averaged=others.remark)
 
 
 def draw_accuracies(data: pd.DataFrame, *, narrow: bool = False) -> Figure:
