@@ -30,6 +30,7 @@ from trainables.components import ComponentData
 from trainables.deficits import DEFICITS
 from trainables.feed import Feed
 from trainables.memory import OutOfMemory, is_exhausted
+from trainables.optimizers import OPTIMIZERS, Optimizer
 from trainables.ordering import index_stream
 from trainables.spec import PretrainSpec, Training, derive_seed
 
@@ -109,7 +110,7 @@ def pretrain(
     trained = nn.ModuleDict({"network": network})
     if guidance is not None:
         trained["guide"] = guidance.modules.to(device)
-    optimizer = _optimizer(trained, training)
+    optimizer = OPTIMIZERS[training.optimizer](trained, training)
     losses = torch.full((training.steps,), math.nan, device=device)
     first, seconds, micro_batch = _take_up(saver, trained, optimizer, losses, spec)
     difficulties = [d.difficulty() for d in data] if spec.ordering.kind == "curriculum" else None
@@ -136,7 +137,7 @@ def pretrain(
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(training, step)
             while True:
-                optimizer.zero_grad(set_to_none=True)
+                optimizer.zero_grad()
                 try:
                     with _noise_of_step(noisy, device, spec.seed, step):
                         loss = _gradients(loss_of, (x, y, rows), micro_batch, device, training.precision)
@@ -286,37 +287,6 @@ def _smaller(micro_batch: int, splits: bool, why: str) -> int:
     )
 
 
-def _optimizer(network: nn.Module, training: Training) -> torch.optim.Optimizer:
-    return OPTIMIZERS[training.optimizer](network, training)
-
-
-def _sgd(network: nn.Module, training: Training) -> torch.optim.Optimizer:
-    return torch.optim.SGD(
-        network.parameters(),
-        lr=training.learning_rate,
-        momentum=training.momentum,
-        nesterov=training.momentum > 0,
-        weight_decay=training.weight_decay,
-        fused=True,
-    )
-
-
-def _adamw(network: nn.Module, training: Training) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(
-        network.parameters(),
-        lr=training.learning_rate,
-        betas=(training.momentum, 0.999),
-        weight_decay=training.weight_decay,
-        fused=True,
-    )
-
-
-OPTIMIZERS: Mapping[str, Callable[[nn.Module, Training], torch.optim.Optimizer]] = {
-    "sgd": _sgd,
-    "adamw": _adamw,
-}
-
-
 def _generator(device: torch.device, seed: int, step: int, purpose: str) -> torch.Generator:
     return torch.Generator(device).manual_seed((derive_seed(seed, purpose) << 31) + step)
 
@@ -378,7 +348,7 @@ def _curve(losses: Tensor) -> tuple[tuple[int, float], ...]:
 def _save(
     saver: Saver | None,
     trained: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     losses: Tensor,
     step: int,
     seconds: float,
@@ -395,7 +365,7 @@ def _save(
 
 
 def _take_up(
-    saver: Saver | None, trained: nn.Module, optimizer: torch.optim.Optimizer, losses: Tensor, spec: PretrainSpec
+    saver: Saver | None, trained: nn.Module, optimizer: Optimizer, losses: Tensor, spec: PretrainSpec
 ) -> tuple[int, float, int]:
     """Put back a state that was saved no later than where the run ends; the next step, the seconds spent so far, and
     the micro-batch that fits."""
