@@ -37,7 +37,6 @@ from trainables.spec import PretrainSpec, Training, derive_seed
 log = logging.getLogger(__name__)
 
 LOSS_CURVE_POINTS = 50
-CHECK_EVERY_STEPS = 50  # a non-finite loss is noticed this often: a check makes the host wait for the device
 
 
 class Diverged(Exception):
@@ -132,8 +131,10 @@ def pretrain(
 
     with _repeatable(device):
         for step, (x, y, rows) in enumerate(feed.batches(first, spec.steps), start=first):
-            x = impair(x, training, _generator(device, spec.seed, step, "deficit"), step)
-            x = augment(x, training.augment, _generator(device, spec.seed, step, "augment"))
+            if training.deficit:
+                x = impair(x, training, _generator(device, spec.seed, step, "deficit"), step)
+            if training.augment:
+                x = augment(x, training.augment, _generator(device, spec.seed, step, "augment"))
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(training, step)
             while True:
@@ -154,14 +155,15 @@ def pretrain(
 
             done = step + 1
             checkpoint = checkpoints.get(done) if checkpoints else None
-            if done % CHECK_EVERY_STEPS == 0 or done == spec.steps or checkpoint:
+            now = time.monotonic()
+            reports = done < spec.steps and now - reported >= report_every_s
+            if reports or done == spec.steps or checkpoint:  # and no more often: the host waits for the device here
                 _raise_if_diverged(losses[:done])
             if (done == spec.steps or checkpoint) and not _is_finite(network):
                 raise Diverged(step)
             if checkpoint:
                 checkpoint(network)
-            now = time.monotonic()
-            if done < spec.steps and now - reported >= report_every_s:
+            if reports:
                 rate = (done - reported_step) * training.batch_size / (now - reported)
                 try:
                     yield Progress(done, spec.steps, rate)
@@ -263,15 +265,18 @@ def _gradients(
 
     The mean over a batch is the mean over its parts weighted by their sizes, so up to rounding this is one pass.
     """
-    total, size = torch.zeros((), device=device), len(batch[0])
+    size = len(batch[0])
+    total = None
     for first in range(0, size, micro_batch):
-        part = tuple(value[first : first + micro_batch] for value in batch)
+        whole = size <= micro_batch
+        part = batch if whole else tuple(value[first : first + micro_batch] for value in batch)
         with _mixed_precision(device, precision):
             loss = loss_of(*part)
-        if len(part[0]) < size:
+        if not whole:
             loss = loss * (len(part[0]) / size)
         loss.backward()  # type: ignore[no-untyped-call]
-        total += loss.detach()
+        total = loss.detach() if total is None else total + loss.detach()
+    assert total is not None, "a batch has examples"
     return total
 
 
@@ -309,7 +314,11 @@ def _noise_of_step(noisy: bool, device: torch.device, seed: int, step: int) -> I
 
 
 def _mixed_precision(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+    if precision == "float32":
+        return (
+            contextlib.nullcontext()
+        )  # entering autocast, though it is off, takes as long as a layer of a small network
+    return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 @contextlib.contextmanager
