@@ -10,11 +10,15 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from trainables.components import ComponentData
-from trainables.ordering import Stream
+from trainables.ordering import Indices, Stream
 from trainables.spec import Mixture
+
+BLOCK = 1024  # batches whose indices are prepared and moved to the device at once
 
 
 class Feed:
@@ -51,25 +55,34 @@ class Feed:
     def _gathered(self, first: int, count: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Within a batch the components lie one after the other, so that each is one gather without a mask."""
         images = [on_device(d.train.images, self._device) for d in self._data]
-        labels = [on_device(d.train.labels, self._device) + o for d, o in zip(self._data, self._offsets, strict=True)]
-        size = self._batch_size
-        component = self._stream.component[: count * size].reshape(count, size)
-        example = self._stream.example[: count * size].reshape(count, size)
+        labels = np.concatenate([d.train.labels.numpy() + o for d, o in zip(self._data, self._offsets, strict=True)])
+        for begin in range(first, count, BLOCK):
+            components, examples, rows = self._block(begin, min(begin + BLOCK, count))
+            counts = np.stack([(components == k).sum(axis=1) for k in range(len(images))], axis=1).tolist()
+            y, at, in_all = (torch.from_numpy(v).to(self._device) for v in (labels[rows], examples, rows))
+            for batch, parts in enumerate(counts):
+                chosen = torch.split(at[batch], parts)
+                x = [source.index_select(0, i) for source, i, n in zip(images, chosen, parts, strict=True) if n]
+                yield (
+                    self._as_floats(x, [r for r, n in zip(self._ranges, parts, strict=True) if n]),
+                    y[batch],
+                    in_all[batch],
+                )
+
+    def _block(self, begin: int, end: int) -> tuple[NDArray[np.int16], Indices, Indices]:
+        """Of batches begin to end, (n, B) each, a batch's components in turn: the components, examples and rows."""
+        shown = slice(begin * self._batch_size, end * self._batch_size)
+        component = self._stream.component[shown].reshape(-1, self._batch_size)
         order = np.argsort(component, axis=1, kind="stable")
-        example_sorted = torch.from_numpy(np.take_along_axis(example, order, axis=1)).to(self._device)
-        first_row = torch.from_numpy(self._first_rows[np.take_along_axis(component, order, axis=1)]).to(self._device)
-        counts = np.stack([(component == k).sum(axis=1) for k in range(len(images))], axis=1)
-        ends = np.concatenate([np.zeros((count, 1), np.int64), counts.cumsum(axis=1)], axis=1).tolist()
-        for batch in range(first, count):
-            indices, bounds = example_sorted[batch], ends[batch]
-            x, y = [], []
-            for k in range(len(images)):
-                if bounds[k + 1] > bounds[k]:
-                    chosen = indices[bounds[k] : bounds[k + 1]]
-                    x.append(to_float(images[k].index_select(0, chosen), self._ranges[k]))
-                    y.append(labels[k].index_select(0, chosen))
-            rows = first_row[batch] + indices
-            yield (torch.cat(x), torch.cat(y), rows) if len(x) > 1 else (x[0], y[0], rows)
+        components = np.take_along_axis(component, order, axis=1)
+        examples = np.take_along_axis(self._stream.example[shown].reshape(component.shape), order, axis=1)
+        return components, examples, self._first_rows[components] + examples
+
+    def _as_floats(self, parts: list[Tensor], ranges: list[tuple[float, float]]) -> Tensor:
+        """(B, C, H, W) of bytes (n, C, H, W) that stand for these ranges; in one go where these are all the same."""
+        if len(set(ranges)) == 1:
+            return to_float(torch.cat(parts) if len(parts) > 1 else parts[0], ranges[0])
+        return torch.cat([to_float(part, its) for part, its in zip(parts, ranges, strict=True)])
 
     def _decoded(self, first: int, count: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         examples = _StreamedExamples(self._stream, [d.train for d in self._data], self._offsets)
@@ -110,17 +123,17 @@ class _StreamedExamples(torch.utils.data.Dataset[tuple[Tensor, int, int, int]]):
         return len(self._stream)
 
 
-_ON_DEVICE: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}  # the source is kept so that its id stays its own
+_ON_DEVICE = WeakTensorKeyDictionary()  # by source, what lies on which device
 
 
 def on_device(source: Tensor, device: torch.device) -> Tensor:
-    """`source` on the device, uploaded once per process; on a CPU it is the memory-mapped original."""
+    """`source` on the device, uploaded once as long as it lives; on a CPU it is the memory-mapped original."""
     if device.type == "cpu":
         return source
-    key = (source.data_ptr(), str(device))
-    if key not in _ON_DEVICE:
-        _ON_DEVICE[key] = (source, source.to(device))
-    return _ON_DEVICE[key][1]
+    uploaded: dict[torch.device, Tensor] = _ON_DEVICE.setdefault(source, {})  # type: ignore[no-untyped-call]
+    if device not in uploaded:
+        uploaded[device] = source.to(device)
+    return uploaded[device]
 
 
 def to_float(images: Tensor, value_range: tuple[float, float]) -> Tensor:

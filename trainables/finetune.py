@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from trainables.architectures import Network
+from trainables.optimizers import SGD
 from trainables.pretrain import learning_rate
 from trainables.probe import shuffled_batches
 from trainables.spec import Training, Transfer, derive_seed
@@ -111,7 +112,7 @@ def fine_tuned(
             if isinstance(module, BATCH_NORMS):
                 module.eval()
     trained = tuned.head if head_only else tuned
-    optimizer = torch.optim.SGD(trained.parameters(), lr=peak, momentum=MOMENTUM, nesterov=True, fused=True)
+    optimizer = SGD(trained.parameters(), lr=peak, momentum=MOMENTUM)
     batches = shuffled_batches(len(labels), transfer.batch_size, transfer.steps, derive_seed(seed, "finetune"))
     with torch.random.fork_rng(devices=[labels.device] if labels.device.type == "cuda" else []):
         torch.manual_seed(derive_seed(seed, "finetune", "noise"))  # of the features' own dropout, too
@@ -122,7 +123,7 @@ def fine_tuned(
                 features = tuned.features(examples.images(positions))
             features = F.dropout(features, transfer.dropout, training=not head_only)
             loss = F.cross_entropy(tuned.logits(features), labels[positions.to(labels.device)].long())
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(trained.parameters(), MAX_GRADIENT)
             optimizer.step()

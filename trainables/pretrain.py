@@ -30,13 +30,13 @@ from trainables.components import ComponentData
 from trainables.deficits import DEFICITS
 from trainables.feed import Feed
 from trainables.memory import OutOfMemory, is_exhausted
+from trainables.optimizers import OPTIMIZERS, Optimizer
 from trainables.ordering import index_stream
 from trainables.spec import PretrainSpec, Training, derive_seed
 
 log = logging.getLogger(__name__)
 
 LOSS_CURVE_POINTS = 50
-CHECK_EVERY_STEPS = 50  # a non-finite loss is noticed this often: a check makes the host wait for the device
 
 
 class Diverged(Exception):
@@ -109,7 +109,7 @@ def pretrain(
     trained = nn.ModuleDict({"network": network})
     if guidance is not None:
         trained["guide"] = guidance.modules.to(device)
-    optimizer = _optimizer(trained, training)
+    optimizer = OPTIMIZERS[training.optimizer](trained, training)
     losses = torch.full((training.steps,), math.nan, device=device)
     first, seconds, micro_batch = _take_up(saver, trained, optimizer, losses, spec)
     difficulties = [d.difficulty() for d in data] if spec.ordering.kind == "curriculum" else None
@@ -131,12 +131,14 @@ def pretrain(
 
     with _repeatable(device):
         for step, (x, y, rows) in enumerate(feed.batches(first, spec.steps), start=first):
-            x = impair(x, training, _generator(device, spec.seed, step, "deficit"), step)
-            x = augment(x, training.augment, _generator(device, spec.seed, step, "augment"))
+            if training.deficit:
+                x = impair(x, training, _generator(device, spec.seed, step, "deficit"), step)
+            if training.augment:
+                x = augment(x, training.augment, _generator(device, spec.seed, step, "augment"))
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(training, step)
             while True:
-                optimizer.zero_grad(set_to_none=True)
+                optimizer.zero_grad()
                 try:
                     with _noise_of_step(noisy, device, spec.seed, step):
                         loss = _gradients(loss_of, (x, y, rows), micro_batch, device, training.precision)
@@ -153,14 +155,15 @@ def pretrain(
 
             done = step + 1
             checkpoint = checkpoints.get(done) if checkpoints else None
-            if done % CHECK_EVERY_STEPS == 0 or done == spec.steps or checkpoint:
+            now = time.monotonic()
+            reports = done < spec.steps and now - reported >= report_every_s
+            if reports or done == spec.steps or checkpoint:  # and no more often: the host waits for the device here
                 _raise_if_diverged(losses[:done])
             if (done == spec.steps or checkpoint) and not _is_finite(network):
                 raise Diverged(step)
             if checkpoint:
                 checkpoint(network)
-            now = time.monotonic()
-            if done < spec.steps and now - reported >= report_every_s:
+            if reports:
                 rate = (done - reported_step) * training.batch_size / (now - reported)
                 try:
                     yield Progress(done, spec.steps, rate)
@@ -262,15 +265,18 @@ def _gradients(
 
     The mean over a batch is the mean over its parts weighted by their sizes, so up to rounding this is one pass.
     """
-    total, size = torch.zeros((), device=device), len(batch[0])
+    size = len(batch[0])
+    total = None
     for first in range(0, size, micro_batch):
-        part = tuple(value[first : first + micro_batch] for value in batch)
+        whole = size <= micro_batch
+        part = batch if whole else tuple(value[first : first + micro_batch] for value in batch)
         with _mixed_precision(device, precision):
             loss = loss_of(*part)
-        if len(part[0]) < size:
+        if not whole:
             loss = loss * (len(part[0]) / size)
         loss.backward()  # type: ignore[no-untyped-call]
-        total += loss.detach()
+        total = loss.detach() if total is None else total + loss.detach()
+    assert total is not None, "a batch has examples"
     return total
 
 
@@ -284,37 +290,6 @@ def _smaller(micro_batch: int, splits: bool, why: str) -> int:
         f"{micro_batch} examples of a step do not fit into memory{reason}; lower pretrain.batch_size or the width, or "
         f"run fewer trials side by side on one machine ({why})"
     )
-
-
-def _optimizer(network: nn.Module, training: Training) -> torch.optim.Optimizer:
-    return OPTIMIZERS[training.optimizer](network, training)
-
-
-def _sgd(network: nn.Module, training: Training) -> torch.optim.Optimizer:
-    return torch.optim.SGD(
-        network.parameters(),
-        lr=training.learning_rate,
-        momentum=training.momentum,
-        nesterov=training.momentum > 0,
-        weight_decay=training.weight_decay,
-        fused=True,
-    )
-
-
-def _adamw(network: nn.Module, training: Training) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(
-        network.parameters(),
-        lr=training.learning_rate,
-        betas=(training.momentum, 0.999),
-        weight_decay=training.weight_decay,
-        fused=True,
-    )
-
-
-OPTIMIZERS: Mapping[str, Callable[[nn.Module, Training], torch.optim.Optimizer]] = {
-    "sgd": _sgd,
-    "adamw": _adamw,
-}
 
 
 def _generator(device: torch.device, seed: int, step: int, purpose: str) -> torch.Generator:
@@ -339,7 +314,11 @@ def _noise_of_step(noisy: bool, device: torch.device, seed: int, step: int) -> I
 
 
 def _mixed_precision(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+    if precision == "float32":
+        return (
+            contextlib.nullcontext()
+        )  # entering autocast, though it is off, takes as long as a layer of a small network
+    return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 @contextlib.contextmanager
@@ -378,7 +357,7 @@ def _curve(losses: Tensor) -> tuple[tuple[int, float], ...]:
 def _save(
     saver: Saver | None,
     trained: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     losses: Tensor,
     step: int,
     seconds: float,
@@ -395,7 +374,7 @@ def _save(
 
 
 def _take_up(
-    saver: Saver | None, trained: nn.Module, optimizer: torch.optim.Optimizer, losses: Tensor, spec: PretrainSpec
+    saver: Saver | None, trained: nn.Module, optimizer: Optimizer, losses: Tensor, spec: PretrainSpec
 ) -> tuple[int, float, int]:
     """Put back a state that was saved no later than where the run ends; the next step, the seconds spent so far, and
     the micro-batch that fits."""

@@ -33,8 +33,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from trainables.architectures import Network, build
 from trainables.components import ComponentData, Split
 from trainables.feed import Feed, to_float
+from trainables.optimizers import OPTIMIZERS
 from trainables.ordering import Indices, Stream, index_stream
-from trainables.pretrain import OPTIMIZERS, learning_rate
+from trainables.pretrain import learning_rate
 from trainables.probe import choose, evaluate, evaluating, extract, fit_path, share
 from trainables.retention import debiased_cka, effective_rank, joint_moments, predictability, principal_variances
 from trainables.spec import SHUFFLED, Mixture, PretrainSpec, Share, TrajectorySpec, derive_seed
@@ -523,7 +524,7 @@ def _train_directly(network: Network, spec: TrajectorySpec, data: ComponentData,
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(training, step)
             loss = F.cross_entropy(network(x), y, label_smoothing=training.label_smoothing)
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
 

@@ -33,9 +33,9 @@ from pathlib import Path
 
 if b"default_worker.py" in Path("/proc/self/cmdline").read_bytes():
     import logging
-    import torch
+    from trainables.optimizers import SGD
 
-    step = torch.optim.SGD.step
+    step = SGD.step
 
     def leak(self, *arguments, **more):
         if sum(p.numel() for group in self.param_groups for p in group["params"]) < 4000:
@@ -44,7 +44,7 @@ if b"default_worker.py" in Path("/proc/self/cmdline").read_bytes():
         logging.getLogger("library").warning(said)
         raise RuntimeError(said)
 
-    torch.optim.SGD.step = leak
+    SGD.step = leak
 """
 
 
