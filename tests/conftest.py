@@ -13,6 +13,7 @@ import pytest
 for _name in ("BOTTLENECK_STORAGE", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
     os.environ.pop(_name, None)
 os.environ.update(OMP_NUM_THREADS="1", MPLBACKEND="Agg")
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray's name; at its 15, a worker stands still beside two busy tests
 os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # seven processes that each import MLflow
 
 
