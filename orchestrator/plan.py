@@ -6,7 +6,6 @@ Pure: what is known about data and networks, and what the store has, comes in as
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import math
 from collections import Counter
@@ -15,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator import space, stopping, transfer
+from orchestrator.memory import no_collections
 from orchestrator.model import PlugIn
 from orchestrator.orderings import ORDERINGS
 from orchestrator.space import Point
@@ -157,21 +157,9 @@ def plan(sweep: Sweep, components: Mapping[str, Component]) -> Plan:
     _require_distinct(sweep, components)
     planner = Planner(sweep, components)
     sizes = {name: component.num_train for name, component in components.items()}
-    with _no_collections():
+    with no_collections():
         trials = tuple(planner.trial(point) for point in space.points(sweep, sizes))
     return Plan(sweep=sweep, components=components, trials=trials)
-
-
-@contextlib.contextmanager
-def _no_collections() -> Iterator[None]:
-    """Without searches for reference cycles: a plan makes millions of objects that all stay, and has no cycles."""
-    before = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if before:
-            gc.enable()
 
 
 def _require_distinct(sweep: Sweep, components: Mapping[str, Component]) -> None:
@@ -604,7 +592,7 @@ def detectable(seeds: int) -> float | None:
 
 def price(plan: Plan, sizes: Mapping[str, NetworkSize], stored: Collection[str]) -> Price:
     """What is still to do, and what sharing saves."""
-    with _no_collections():
+    with no_collections():
         return _price(plan, _Cost(sizes), stored)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from orchestrator.memory import no_collections
 from trainables.errors import UserError
 
 if TYPE_CHECKING:
@@ -506,14 +507,15 @@ def load(
         ResultsError: there is no such column, or `where` is not a query over the columns.
     """
     named = None if sweep is None else list(dict.fromkeys([sweep] if isinstance(sweep, str) else sweep))
-    if tracking_uri is not None:
-        from orchestrator import tracking
+    with no_collections():
+        if tracking_uri is not None:
+            from orchestrator import tracking
 
-        names = tracking.sweeps(tracking_uri) if named is None else named
-        found = [row for name in names for row in tracking.read_rows(name, tracking_uri)]
-    else:
-        found = stored_rows(named, storage)
-    return select(table(found), where, columns)
+            names = tracking.sweeps(tracking_uri) if named is None else named
+            found = table([row for name in names for row in tracking.read_rows(name, tracking_uri)])
+        else:
+            found = table(stored_rows(named, storage))
+    return select(found, where, columns)
 
 
 def trajectories(sweep: str, *, storage: str | None = None) -> pd.DataFrame:
