@@ -69,7 +69,7 @@ class File(NamedTuple):
     used: float  # seconds since 1970: when it was written or, where the file system keeps that, last read
 
 
-READ_BYTES = 2**16  # asked for at first: a result is smaller, and room for more takes longer to find than a result to read
+READ_BYTES = 2**16  # asked for at first: a result is smaller, and room for more takes longer to find
 LISTED_FROM = 8  # of so many stages of one shelf, a listing of it is faster than a look at each
 THREADS = 32  # that wait for an object store at the same time
 PATIENCE_S = {True: 0.2, False: 1.0}  # by `is_folder`: between looks at what another is computing; requests cost money
