@@ -127,8 +127,10 @@ class Store:
             there = {file.name for files in self._at_once(self.files, shelves) for file in files}
             return {digest for folder, digest in wanted.items() if f"{folder}/result.json" in there}
         shelved: dict[str, list[str]] = {}
+        kinds = set(self.names("stages"))
         for kind, digest in stages:
-            shelved.setdefault(_shelf(kind, digest), []).append(digest)
+            if kind in kinds:
+                shelved.setdefault(_shelf(kind, digest), []).append(digest)
         with self._asked("read"):
             return {digest for shelf, digests in shelved.items() for digest in self._kept(shelf, digests)}
 
