@@ -218,6 +218,16 @@ NUMBERS = (
 )  # fmt: skip
 TEXTS = ("status", "reason", "device", "revision", "versions")
 WRITTEN = {**dict.fromkeys(NUMBERS, ("number", int, float)), **dict.fromkeys(TEXTS, ("text", str))}
+# What is read of a plan, of a trial's design, and of a cell: `Plan.as_json` of an earlier version may lack some of it.
+PLANNED = frozenset({"direct_kind", "label_space"})
+DESIGNED = frozenset({
+    "architecture", "width", "depth", "representation", "ordering", "steps", "train_examples", "training",
+    "mixture_label",
+})  # fmt: skip
+CELL = frozenset({
+    "seed", "component", "weight", "protocol", "shots", "primary", "tunes", "direct", "baselines", "pretrain", "paid",
+    "teachers", "retention", "trajectory", *PROBES,
+})  # fmt: skip
 REMEMBERED_RESULTS = 4096  # some kilobytes each
 
 # What differs between two runs of the same work: everything else is the same after any restart.
@@ -243,7 +253,12 @@ def trial_rows(
     lookup: Lookup,
     trial_states: Mapping[str, Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
-    """One trial's rows: one per seed, component, protocol and number of shots."""
+    """One trial's rows: one per seed, component, protocol and number of shots.
+
+    Raises:
+        ResultsError: the plan is of an earlier version, and lacks what the rows rest on.
+    """
+    _require_whole(plan, trial)
     state, design = trial_states.get(trial["digest"], {}), _design(plan, trial)
     rows = [_row(plan, design, cell, lookup, state) for cell in trial["cells"]]
     probes = {_same_probe(row): row["transfer_accuracy"] for row in rows if row["protocol"] == "linear_probe"}
@@ -255,6 +270,16 @@ def trial_rows(
         if row["protocol"] != "linear_probe" and None not in (probe, row["transfer_accuracy"]):
             row["over_probe"] = row["transfer_accuracy"] - probe
     return rows
+
+
+def _require_whole(plan: Mapping[str, Any], trial: Mapping[str, Any]) -> None:
+    cell = next(iter(trial["cells"]), CELL)  # the cells of a trial have the same keys
+    asked = ((PLANNED, plan), (DESIGNED, trial["design"]), (CELL, cell))
+    if missing := sorted(set().union(*(keys.difference(has) for keys, has in asked))):
+        raise ResultsError(
+            f"found a plan of sweep {plan['sweep']!r} by an earlier version, without {', '.join(missing)}; run the "
+            "sweep again with this version, which computes only what the store lacks"
+        )
 
 
 def _same_probe(row: Mapping[str, Any]) -> tuple[Any, ...]:
