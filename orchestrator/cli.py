@@ -243,8 +243,7 @@ def plan(
     planned, sizes = prepare(_read(sweep, overrides), _say)
     location = storage_location(storage)
     store = Store(location.value)
-    stages = {stage.digest: stage.kind for trial in planned.trials for stage in trial.stages()}
-    stored = store.existing((kind, digest) for digest, kind in stages.items())
+    stored = store.existing((stage.kind, digest) for digest, stage in planned.stages.items())
     found = price(planned, sizes, stored)
     tracking = tracking_location(store.folder, tracking_uri)
     if as_json:

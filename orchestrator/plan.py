@@ -6,15 +6,16 @@ Pure: what is known about data and networks, and what the store has, comes in as
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from orchestrator import space, stopping, transfer
+from orchestrator.memory import no_collections
 from orchestrator.model import PlugIn
 from orchestrator.orderings import ORDERINGS
 from orchestrator.space import Point
@@ -42,6 +43,7 @@ from trainables.spec import (
     Transfer,
     TrialSpec,
     as_json,
+    by_digest,
     in_order,
 )
 
@@ -59,6 +61,15 @@ class Plan:
     sweep: Sweep
     components: Mapping[str, Component]
     trials: tuple[TrialSpec, ...]
+
+    @cached_property
+    def stages(self) -> Mapping[str, StageSpec]:
+        """Every stage once, by digest, in no order that says anything."""
+        found: dict[str, StageSpec] = {}
+        with no_collections():
+            for stages in _stages_of_each(self.trials):
+                found.update(stages)
+        return found
 
     def as_json(self) -> dict[str, Any]:
         """What the sweep's folder keeps: enough to read its results without planning it again."""
@@ -157,21 +168,9 @@ def plan(sweep: Sweep, components: Mapping[str, Component]) -> Plan:
     _require_distinct(sweep, components)
     planner = Planner(sweep, components)
     sizes = {name: component.num_train for name, component in components.items()}
-    with _no_collections():
+    with no_collections():
         trials = tuple(planner.trial(point) for point in space.points(sweep, sizes))
     return Plan(sweep=sweep, components=components, trials=trials)
-
-
-@contextlib.contextmanager
-def _no_collections() -> Iterator[None]:
-    """Without searches for reference cycles: a plan makes millions of objects that all stay, and has no cycles."""
-    before = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if before:
-            gc.enable()
 
 
 def _require_distinct(sweep: Sweep, components: Mapping[str, Component]) -> None:
@@ -219,9 +218,9 @@ class Planner:
         untrained, first = self._untrained(point), self._transfers[0]
         pretraining = self._pretraining(point)
         cells = []
-        for seed in self.sweep.seeds:
-            with self._blaming("vary.representation"):
-                members = representation.members(point.representation, pretraining(seed))
+        with self._blaming("vary.representation"):
+            networks = [representation.members(point.representation, pretraining(seed)) for seed in self.sweep.seeds]
+        for seed, members in zip(self.sweep.seeds, networks, strict=True):
             for name, component in self._components.items():
                 compared = comparisons[seed, name]
                 retention = self._retention(point, seed, name, members, compared[0]) if self.sweep.retention else None
@@ -602,30 +601,43 @@ def detectable(seeds: int) -> float | None:
     return normal * math.sqrt((1 + 1.95996**2 / (2 * seeds)) / seeds)
 
 
+def _stages_of_each(trials: Iterable[TrialSpec]) -> Iterator[Mapping[str, StageSpec]]:
+    """Of each trial its stages once, by digest, as `TrialSpec.stages` has them but in another order.
+
+    What rows are compared with is made once for many trials: it is known again by its identity and looked at once.
+    """
+    known: dict[tuple[int, ...], dict[str, StageSpec]] = {}
+    for trial in trials:
+        compared: list[ProbeSpec | None] = []
+        own: list[StageSpec | None] = []
+        for cell in trial.cells:
+            compared += cell.direct, cell.random_init, cell.untrained, cell.raw, *cell.budgets
+            own += cell.transfer, cell.retention, cell.trajectory
+        key = tuple(map(id, compared))  # the trials keep them, so that no other object gets their identity
+        if key not in known:
+            known[key] = by_digest(filter(None, compared))
+        yield by_digest(filter(None, own), known[key])
+
+
 def price(plan: Plan, sizes: Mapping[str, NetworkSize], stored: Collection[str]) -> Price:
     """What is still to do, and what sharing saves."""
-    with _no_collections():
+    with no_collections():
         return _price(plan, _Cost(sizes), stored)
 
 
 def _price(plan: Plan, cost: _Cost, stored: Collection[str]) -> Price:
-    unique: dict[str, tuple[StageSpec, float]] = {}
-    baselines: set[str] = set()
+    flops = {digest: cost.flops(stage) for digest, stage in plan.stages.items()}
     alone, flops_alone = 0, 0.0
-    for trial in plan.trials:
-        baselines.update([d.members[0].digest for c in trial.cells for d in (c.direct, *c.budgets) if d])
-        for stage in trial.stages():
-            digest = stage.digest
-            found = unique.get(digest)
-            if found is None:
-                found = unique[digest] = stage, cost.flops(stage)
-            alone += 1
-            flops_alone += found[1]
-    kinds = Counter(stage.kind for stage, _ in unique.values())
-    runs = [stage for stage, _ in unique.values() if isinstance(stage, PretrainSpec)]
+    for stages in _stages_of_each(plan.trials):
+        alone += len(stages)
+        flops_alone += sum(map(flops.__getitem__, stages))
+    direct = {id(d): d for trial in plan.trials for c in trial.cells for d in (c.direct, *c.budgets) if d}
+    baselines = {probe.members[0].digest for probe in direct.values()}
+    kinds = Counter(stage.kind for stage in plan.stages.values())
+    runs = [stage for stage in plan.stages.values() if isinstance(stage, PretrainSpec)]
     initialisations = sum(not stage.mixture.shares for stage in runs)
     between = sum(stage.until is not None for stage in runs)
-    to_do = [found for digest, found in unique.items() if digest not in stored]
+    to_do = [(stage, flops[digest]) for digest, stage in plan.stages.items() if digest not in stored]
     return Price(
         trials=len(plan.trials),
         replicates=len(plan.trials) * len(plan.sweep.seeds),
@@ -636,7 +648,7 @@ def _price(plan: Plan, cost: _Cost, stored: Collection[str]) -> Price:
         probes=kinds["probe"],
         retentions=kinds["retention"],
         trajectories=kinds["trajectory"],
-        stored=len(unique) - len(to_do),
+        stored=len(flops) - len(to_do),
         alone=alone,
         examples=sum(s.mixture.num_examples for s, _ in to_do if isinstance(s, PretrainSpec) and s.until is None),
         flops=sum(flops for _, flops in to_do),
@@ -666,8 +678,7 @@ def schedule(plan: Plan, sizes: Mapping[str, NetworkSize], stored: Collection[st
 def costs(plan: Plan, sizes: Mapping[str, NetworkSize]) -> dict[str, tuple[StageSpec, float]]:
     """Every stage of a plan by digest, with its price in FLOPs."""
     cost = _Cost(sizes)
-    unique = {stage.digest: stage for trial in plan.trials for stage in trial.stages()}
-    return {digest: (stage, cost.flops(stage)) for digest, stage in unique.items()}
+    return {digest: (stage, cost.flops(stage)) for digest, stage in plan.stages.items()}
 
 
 def workload(stage: StageSpec) -> str:

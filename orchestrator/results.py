@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from orchestrator.memory import no_collections
 from trainables.errors import UserError
 
 if TYPE_CHECKING:
@@ -198,6 +199,8 @@ COLUMNS: Mapping[str, Column] = {
     "versions": Column("string", "versions of the libraries that it ran with"),
 }
 
+ABSENT: Mapping[str, None] = dict.fromkeys(COLUMNS)
+
 # What tells the rows of a sweep's other tables apart.
 DESIGN = (
     "trial", "architecture", "width", "depth", "representation", "ordering", "mixture", "training", "component",
@@ -214,6 +217,17 @@ NUMBERS = (
     "training_flops", "parameters", "flops", "started", "finished", *RETENTION,
 )  # fmt: skip
 TEXTS = ("status", "reason", "device", "revision", "versions")
+WRITTEN = {**dict.fromkeys(NUMBERS, ("number", int, float)), **dict.fromkeys(TEXTS, ("text", str))}
+# What is read of a plan, of a trial's design, and of a cell: `Plan.as_json` of an earlier version may lack some of it.
+PLANNED = frozenset({"direct_kind", "label_space"})
+DESIGNED = frozenset({
+    "architecture", "width", "depth", "representation", "ordering", "steps", "train_examples", "training",
+    "mixture_label",
+})  # fmt: skip
+CELL = frozenset({
+    "seed", "component", "weight", "protocol", "shots", "primary", "tunes", "direct", "baselines", "pretrain", "paid",
+    "teachers", "retention", "trajectory", *PROBES,
+})  # fmt: skip
 REMEMBERED_RESULTS = 4096  # some kilobytes each
 
 # What differs between two runs of the same work: everything else is the same after any restart.
@@ -239,9 +253,14 @@ def trial_rows(
     lookup: Lookup,
     trial_states: Mapping[str, Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
-    """One trial's rows: one per seed, component, protocol and number of shots."""
-    state = trial_states.get(trial["digest"], {})
-    rows = [_row(plan, trial, cell, lookup, state) for cell in trial["cells"]]
+    """One trial's rows: one per seed, component, protocol and number of shots.
+
+    Raises:
+        ResultsError: the plan is of an earlier version, and lacks what the rows rest on.
+    """
+    _require_whole(plan, trial)
+    state, design = trial_states.get(trial["digest"], {}), _design(plan, trial)
+    rows = [_row(plan, design, cell, lookup, state) for cell in trial["cells"]]
     probes = {_same_probe(row): row["transfer_accuracy"] for row in rows if row["protocol"] == "linear_probe"}
     unfounded = {(row["seed"], row["component"]): row["invalid"] for row in rows if row["primary"] and row["invalid"]}
     for row in rows:
@@ -253,19 +272,42 @@ def trial_rows(
     return rows
 
 
+def _require_whole(plan: Mapping[str, Any], trial: Mapping[str, Any]) -> None:
+    cell = next(iter(trial["cells"]), CELL)  # the cells of a trial have the same keys
+    asked = ((PLANNED, plan), (DESIGNED, trial["design"]), (CELL, cell))
+    if missing := sorted(set().union(*(keys.difference(has) for keys, has in asked))):
+        raise ResultsError(
+            f"found a plan of sweep {plan['sweep']!r} by an earlier version, without {', '.join(missing)}; run the "
+            "sweep again with this version, which computes only what the store lacks"
+        )
+
+
 def _same_probe(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """Which linear probe reads the same networks with the same examples as a row's protocol."""
     return row["seed"], row["component"], row["shots"]
 
 
+def _design(plan: Mapping[str, Any], trial: Mapping[str, Any]) -> dict[str, Any]:
+    """What all rows of a trial have in common."""
+    design = trial["design"]
+    return {
+        "sweep": plan["sweep"],
+        "trial": trial["digest"][:12],
+        **{k: design[k] for k in ("architecture", "width", "depth", "representation", "ordering", "steps")},
+        "train_examples": design["train_examples"],
+        "training": design["training"] or None,
+        "mixture": design["mixture_label"],
+        "direct_kind": plan["direct_kind"],
+    }
+
+
 def _row(
     plan: Mapping[str, Any],
-    trial: Mapping[str, Any],
+    design: Mapping[str, Any],
     cell: Mapping[str, Any],
     lookup: Lookup,
     state: Mapping[str, Any],
 ) -> dict[str, Any]:
-    design = trial["design"]
     members = [lookup("pretrain", digest) for digest in cell["pretrain"]]
     teachers = [lookup("pretrain", digest) for digest in cell["teachers"]]
     found = {name: (lookup("probe", cell[name]) if cell[name] else None) or {} for name in PROBES}
@@ -274,15 +316,11 @@ def _row(
     status, error = _status(cell, [*members, *teachers], found, direct, lost, state, lookup)
     first = next((member for member in members if member), {})
     runs = [*(lookup("pretrain", digest) for digest in cell["paid"]), *teachers]
-    seconds = _total(run.get("seconds") if run else None for run in runs)
-    shown = _total(run.get("examples") if run else None for run in runs)
+    seconds, shown, flops = (_total(runs, name) for name in ("seconds", "examples", "training_flops"))
+    chosen = transfer.get("chosen", {})
     row = {
-        "sweep": plan["sweep"],
-        "trial": trial["digest"][:12],
-        **{k: design[k] for k in ("architecture", "width", "depth", "representation", "ordering", "steps")},
-        "train_examples": design["train_examples"],
-        "training": design["training"] or None,
-        "mixture": design["mixture_label"],
+        **ABSENT,
+        **design,
         "members": len(cell["pretrain"]),
         "parameters": first.get("parameters"),
         "flops": first.get("flops"),
@@ -293,15 +331,14 @@ def _row(
         "protocol": cell["protocol"],
         "shots": cell["shots"],
         "primary": cell["primary"],
-        "direct_kind": plan["direct_kind"],
         "transfer_accuracy": transfer.get("test_accuracy"),
         "transfer_loss": transfer.get("test_loss"),
         "validation_accuracy": transfer.get("validation_accuracy"),
         # Without a shared label space the outputs of a head are other components' classes.
         "head_accuracy": transfer.get("head_accuracy") if cell["weight"] or plan["label_space"] == "shared" else None,
         "chance_accuracy": transfer.get("chance_accuracy"),
-        "l2": transfer.get("chosen", {}).get("l2"),
-        "chosen": " ".join(f"{name}={value:g}" for name, value in transfer.get("chosen", {}).items()) or None,
+        "l2": chosen.get("l2"),
+        "chosen": " ".join([f"{name}={value:g}" for name, value in chosen.items()]) or None,
         "probe_dimension": transfer.get("num_features"),
         "num_train": transfer.get("num_train"),
         "num_test": transfer.get("num_test"),
@@ -311,7 +348,7 @@ def _row(
         "direct_steps": baseline.get("steps"),
         "random_init_accuracy": random_init.get("test_accuracy"),
         "raw_accuracy": found["raw"].get("test_accuracy"),
-        "training_flops": _total(run.get("training_flops") if run else None for run in runs),
+        "training_flops": flops,
         "seconds": seconds,
         "examples_per_second": shown / seconds if shown and seconds else None,
         "device": first.get("device"),
@@ -340,7 +377,7 @@ def _row(
 
             # Against the direct accuracy of the same probe of the same examples, which the curves bring along.
             row |= trajectories.summarise(curves, None, ceiling=row.get("predictability_ceiling"))
-    return {name: row.get(name) for name in COLUMNS}
+    return row
 
 
 def chosen_baseline(
@@ -454,8 +491,9 @@ def trial_statuses(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     return dict(Counter(outcomes(rows).values()))
 
 
-def _total(values: Iterable[float | None]) -> float | None:
-    known = list(values)
+def _total(runs: Sequence[Mapping[str, Any] | None], name: str) -> float | None:
+    """The sum of a value over runs; None where one of them has none."""
+    known = [run.get(name) if run else None for run in runs]
     return math.fsum(v for v in known if v is not None) if known and None not in known else None
 
 
@@ -494,14 +532,15 @@ def load(
         ResultsError: there is no such column, or `where` is not a query over the columns.
     """
     named = None if sweep is None else list(dict.fromkeys([sweep] if isinstance(sweep, str) else sweep))
-    if tracking_uri is not None:
-        from orchestrator import tracking
+    with no_collections():
+        if tracking_uri is not None:
+            from orchestrator import tracking
 
-        names = tracking.sweeps(tracking_uri) if named is None else named
-        found = [row for name in names for row in tracking.read_rows(name, tracking_uri)]
-    else:
-        found = stored_rows(named, storage)
-    return select(table(found), where, columns)
+            names = tracking.sweeps(tracking_uri) if named is None else named
+            found = table([row for name in names for row in tracking.read_rows(name, tracking_uri)])
+        else:
+            found = table(stored_rows(named, storage))
+    return select(found, where, columns)
 
 
 def trajectories(sweep: str, *, storage: str | None = None) -> pd.DataFrame:
@@ -602,12 +641,14 @@ def store_lookup(store: Store) -> Lookup:
 
 def _require_written_by_us(store: Store, kind: str, digest: str, result: Mapping[str, Any]) -> None:
     """Raises ResultsError for values that no stage writes. A checksum tells damage, not who wrote the entry."""
-    for names, kinds, said in ((NUMBERS, (int, float), "number"), (TEXTS, (str,), "text")):
-        for name in names:
-            value = result.get(name)
-            # A trajectory has one value for each checkpoint.
-            values = value if kind == "trajectory" and isinstance(value, list) else [value]
-            if any(v is not None and (not isinstance(v, kinds) or isinstance(v, bool)) for v in values):
+    for name, value in result.items():
+        if name not in WRITTEN:
+            continue
+        said, *types = WRITTEN[name]
+        # A trajectory has one value for each checkpoint.
+        values = value if kind == "trajectory" and isinstance(value, list) else (value,)
+        for one in values:
+            if one is not None and type(one) not in types:  # by its type itself: JSON's true is no number
                 raise ResultsError(
                     f"storage {store.shown!r}: {name} of {kind} {digest[:12]} is {str(value)[:60]!r} and no {said}; "
                     f"this program did not write it: remove {store.path(f'stages/{kind}/{digest[:2]}/{digest}')} and "

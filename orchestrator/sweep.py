@@ -379,7 +379,7 @@ _CODE = re.compile(r"python:[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*"
 
 def _dataset_problems(component: Component) -> Iterator[Problem]:
     """What the catalogue of datasets says about a component."""
-    from trainables import catalogue, plugins  # the first imports numpy, which `--help` does without
+    from trainables import catalogue, plugins
 
     try:
         path = _import_path(component.dataset)

@@ -32,12 +32,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-import numpy as np
 from filelock import FileLock
-from numpy.typing import NDArray
 
+from trainables import lazy
 from trainables.catalogue import (
     CATALOGUE,
     Dataset,
@@ -65,7 +64,11 @@ from trainables.reading import (
 from trainables.spec import Component, Source, as_json, derive_seed, digest_of
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
+else:
+    np = lazy.Module("numpy")
 
 __all__ = [
     "CATALOGUE",
@@ -414,8 +417,8 @@ def _mapped(path: Path) -> Tensor:
 
 # Selection ----------------------------------------------------------------------------------------
 
-Positions = NDArray[np.int64]
-Part = tuple[Images | Pictures, Positions, Labels]  # images, which of them (N,), their new labels (N,)
+Positions: TypeAlias = "NDArray[np.int64]"
+Part: TypeAlias = "tuple[Images | Pictures, Positions, Labels]"  # images, which of them (N,), their new labels (N,)
 
 
 def divide(source: Source, raw: Raw) -> tuple[Part, Part, Part]:

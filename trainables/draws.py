@@ -6,8 +6,15 @@ change between releases.
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
+
+from trainables import lazy
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    np = lazy.Module("numpy")
 
 
 def raw(seed: int, count: int) -> NDArray[np.uint64]:

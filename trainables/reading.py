@@ -17,19 +17,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-
-from trainables import plugins
+from trainables import lazy, plugins
 from trainables.draws import permutation, raw, uniform
 from trainables.errors import UserError
 from trainables.mixture import apportion
 from trainables.spec import Source, derive_seed
 
-Images = NDArray[np.uint8]  # (N, C, H, W)
-Labels = NDArray[np.int64]  # (N,)
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    np = lazy.Module("numpy")
+
+Images: TypeAlias = "NDArray[np.uint8]"  # (N, C, H, W)
+Labels: TypeAlias = "NDArray[np.int64]"  # (N,)
 Shape = tuple[int, int, int]  # (channels, height, width)
 
 PIXEL_RANGE = (-1.0, 1.0)  # what 0 and 255 stand for in an ordinary image

@@ -20,6 +20,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 # Raised whenever the computation changes in a way that moves results: old entries of the store then no longer match.
@@ -404,9 +405,16 @@ StageSpec = PretrainSpec | ProbeSpec | RetentionSpec | TrajectorySpec
 
 def in_order(stages: Iterable[StageSpec]) -> Iterable[StageSpec]:
     """The stages and all that they rest on, each once and after what it reads."""
-    found: dict[str, StageSpec] = {}  # by digest; a dict keeps the order
+    return by_digest(stages).values()
+
+
+def by_digest(
+    stages: Iterable[StageSpec], besides: Mapping[str, StageSpec] = MappingProxyType({})
+) -> dict[str, StageSpec]:
+    """`in_order` by digest, after what is known `besides`."""
+    found = dict(besides)  # it keeps the order
     _add(stages, found)
-    return found.values()
+    return found
 
 
 def _add(stages: Iterable[StageSpec], found: dict[str, StageSpec]) -> None:

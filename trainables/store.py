@@ -24,6 +24,8 @@ import json
 import logging
 import os
 import re
+import shutil
+import stat
 import threading
 import time
 import uuid
@@ -32,12 +34,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from pyarrow import fs
-
 from trainables import lease, segments
 from trainables.errors import UserError, without_password
 
 if TYPE_CHECKING:
+    from pyarrow import fs
     from torch import Tensor
 
     from trainables.spec import StageSpec
@@ -53,6 +54,13 @@ class DamagedEntry(Exception):
     """A stage's files do not match their checksums. The entry has been set aside and counts as not computed."""
 
 
+class Entry(NamedTuple):
+    """What `result.json` holds."""
+
+    result: dict[str, Any]
+    files: dict[str, str]  # the checksum of each file of tensors
+
+
 class File(NamedTuple):
     """A file of the store, as `bottleneck gc` looks at it."""
 
@@ -61,6 +69,8 @@ class File(NamedTuple):
     used: float  # seconds since 1970: when it was written or, where the file system keeps that, last read
 
 
+READ_BYTES = 2**16  # asked for at first: a result is smaller, and room for more takes longer to find
+LISTED_FROM = 8  # of so many stages of one shelf, a listing of it is faster than a look at each
 THREADS = 32  # that wait for an object store at the same time
 PATIENCE_S = {True: 0.2, False: 1.0}  # by `is_folder`: between looks at what another is computing; requests cost money
 WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}  # of a file system that has none
@@ -88,14 +98,11 @@ class Store:
         self.location = str(location)  # with its password, if it has one: for programs, never for people
         self.shown = without_password(self.location) if "://" in self.location else self.location
         try:
-            if "://" in self.location:
-                self._fs, self._root = fs.FileSystem.from_uri(_one_request_a_file(self.location))
-            else:
-                self._fs, self._root = fs.LocalFileSystem(), str(Path(self.location).expanduser().absolute())
+            self._remote, self._root = _opened(self.location)
         except (OSError, ValueError) as error:  # it may quote the password, so it is not chained
             raise StoreError(f"storage {self.shown!r} cannot be opened: {_first_line(error)}") from None
         self._root = self._root.rstrip("/")
-        self.is_folder = isinstance(self._fs, fs.LocalFileSystem)
+        self.is_folder = self._remote is None
         self.patience_s = PATIENCE_S[self.is_folder]
         self._lease_expiry_s, self._sets_aside = lease_expiry_s, sets_aside
         self._appending = threading.Lock()
@@ -108,30 +115,39 @@ class Store:
         with self._asked("written"):
             if self.read(name) != content:
                 raise OSError("a file did not read back as it was written")
-            self._fs.delete_file(self._path(name))
+            self._delete(name)
 
     # Stages -------------------------------------------------------------------------------------------------------
 
     def existing(self, stages: Iterable[tuple[str, str]]) -> set[str]:
         """The digests among (kind, digest) pairs that have a result; their checksums are not read."""
-        wanted = {_folder(kind, digest): digest for kind, digest in stages}
         if not self.is_folder:  # a listing tells of a thousand files, a look at one file of one
+            wanted = {_folder(kind, digest): digest for kind, digest in stages}
             shelves = sorted({folder.rpartition("/")[0] for folder in wanted})
             there = {file.name for files in self._at_once(self.files, shelves) for file in files}
             return {digest for folder, digest in wanted.items() if f"{folder}/result.json" in there}
+        shelved: dict[str, list[str]] = {}
+        kinds = set(self.names("stages"))
+        for kind, digest in stages:
+            if kind in kinds:
+                shelved.setdefault(_shelf(kind, digest), []).append(digest)
         with self._asked("read"):
-            if self._fs.get_file_info(self._path("stages")).type == fs.FileType.NotFound:
-                return set()
-            infos = self._fs.get_file_info([self._path(f"{folder}/result.json") for folder in wanted])
-        return {d for d, info in zip(wanted.values(), infos, strict=True) if info.type == fs.FileType.File}
+            return {digest for shelf, digests in shelved.items() for digest in self._kept(shelf, digests)}
+
+    def _kept(self, shelf: str, digests: Sequence[str]) -> Iterator[str]:
+        """Those of the digests that a shelf of a folder has a result of."""
+        if len(digests) > LISTED_FROM:
+            there = set(self.names(shelf))
+            digests = [digest for digest in digests if digest in there]
+        for digest in digests:
+            if _is_file(self._path(f"{shelf}/{digest}/result.json")):
+                yield digest
 
     def get(self, kind: str, digest: str) -> dict[str, Any] | None:
         """The result of a stage, or None. A damaged entry is set aside and is None."""
         try:
-            return self._entry(kind, digest)["result"]  # type: ignore[no-any-return]
-        except FileNotFoundError:
-            return None
-        except DamagedEntry:
+            return self._entry(kind, digest).result
+        except (FileNotFoundError, DamagedEntry):
             return None
 
     def tensors(self, kind: str, digest: str, name: str) -> dict[str, Tensor]:
@@ -144,7 +160,7 @@ class Store:
         from safetensors import SafetensorError
         from safetensors.torch import load
 
-        files = self._entry(kind, digest)["files"]
+        files = self._entry(kind, digest).files
         file = next((file for file in files if _tensors_name(file) == name), f"{name}.safetensors")
         try:
             content = self.read(f"{_folder(kind, digest)}/{file}")
@@ -167,7 +183,7 @@ class Store:
             DamagedEntry: the result fails its checksum; the entry has been set aside.
             FileNotFoundError: there is no such stage.
         """
-        files = self._entry(kind, digest)["files"]
+        files = self._entry(kind, digest).files
         return {_tensors_name(file): checksum for file, checksum in files.items()}
 
     def put(
@@ -198,18 +214,13 @@ class Store:
         self.delete(f"{folder}/result.json")  # first, so that a kill leaves no entry without its files
         self.delete_tree(folder)
 
-    def _entry(self, kind: str, digest: str) -> dict[str, Any]:
+    def _entry(self, kind: str, digest: str) -> Entry:
         content = self.read(f"{_folder(kind, digest)}/result.json")
         try:
-            entry = json.loads(content)
-            intact = content == _sealed({"result": entry["result"], "files": entry["files"]})
-            intact = intact and isinstance(entry["result"], dict) and isinstance(entry["files"], dict)
-        except (ValueError, KeyError, TypeError, RecursionError):
-            intact = False
-        if not intact:
+            return _unsealed(content)
+        except (ValueError, RecursionError):
             self._set_aside(kind, digest, "result.json does not match its checksum")
-            raise DamagedEntry(f"{kind} {digest[:12]}: result.json")
-        return entry  # type: ignore[no-any-return]
+            raise DamagedEntry(f"{kind} {digest[:12]}: result.json") from None
 
     def _set_aside(self, kind: str, digest: str, why: str) -> None:
         if not self._sets_aside:
@@ -217,11 +228,12 @@ class Store:
             return
         place = f"damaged/{kind}-{digest[:16]}-{int(time.time())}-{uuid.uuid4().hex[:6]}"
         try:
-            if self.is_folder:
-                self._fs.create_dir(self._path("damaged"))
-                self._fs.move(self._path(_folder(kind, digest)), self._path(place))
+            if self._remote is None:
+                Path(self._path("damaged")).mkdir(parents=True, exist_ok=True)
+                Path(self._path(_folder(kind, digest))).rename(self._path(place))
             else:  # object stores have no folders to move; without its result the entry does not exist
-                self._fs.move(self._path(f"{_folder(kind, digest)}/result.json"), self._path(f"{place}-result.json"))
+                result = self._path(f"{_folder(kind, digest)}/result.json")
+                self._remote.move(result, self._path(f"{place}-result.json"))
         except FileNotFoundError:  # another process was first
             pass
         except OSError as error:  # as in a store that may only be read
@@ -317,10 +329,10 @@ class Store:
 
     @functools.cached_property
     def _leases(self) -> lease.Leases | None:
-        if self._fs.type_name != "s3":
+        if self._remote is None or self._remote.type_name != "s3":
             return None
         try:
-            return lease.Leases(self.location, self._root, self._fs.region, self._lease_expiry_s)
+            return lease.Leases(self.location, self._root, self._remote.region, self._lease_expiry_s)
         except ImportError:
             why = "has no leases without boto3; install transfer-bottleneck[cluster]"
         except lease.Unconditional as error:
@@ -365,21 +377,23 @@ class Store:
         """The content of a file below the location, as it was at one moment. Raises FileNotFoundError."""
         path = self._path(name)
         with self._asked("read"):
+            if self._remote is None:
+                return _content(path)
             while True:
-                with self._fs.open_input_file(path) as file:
+                with self._remote.open_input_file(path) as file:
                     content = bytes(file.read())
-                    tag = None if self.is_folder else self._tag(file)
+                    tag = self._tag(file)
                 if tag is None or tag == hashlib.md5(content, usedforsecurity=False).hexdigest():
                     return content
                 # A large or encrypted object has a tag of another kind: it is whole if it still has the same one.
-                with self._fs.open_input_file(path) as file:
+                with self._remote.open_input_file(path) as file:
                     if self._tag(file) == tag:
                         return content
 
     def _tag(self, file: Any) -> str | None:
         """What S3 calls the content of an object. pyarrow asks for its length first and for its bytes afterwards, so an
         object that is written in between is read with the length of the one and the bytes of the other."""
-        tag = file.metadata().get("ETag") if self._fs.type_name == "s3" else None
+        tag = file.metadata().get("ETag") if self._remote and self._remote.type_name == "s3" else None
         return tag.decode().strip('"') if tag else None
 
     def write(self, name: str, content: bytes, *, durable: bool = False) -> None:
@@ -390,8 +404,8 @@ class Store:
                 is there and empty. Object stores do so of themselves.
         """
         path = self._path(name)
-        if not self.is_folder:  # an object store shows an object when its upload has ended
-            with self._asked("written"), self._fs.open_output_stream(path) as stream:
+        if self._remote is not None:  # an object store shows an object when its upload has ended
+            with self._asked("written"), self._remote.open_output_stream(path) as stream:
                 stream.write(content)
             return
         target = Path(path)
@@ -436,10 +450,15 @@ class Store:
 
     def names(self, folder: str) -> list[str]:
         """The files and folders directly below a folder, sorted; none if there is no such folder."""
-        selector = fs.FileSelector(self._path(folder), allow_not_found=True)
         with self._asked("read"):
-            infos = self._fs.get_file_info(selector)
-        return sorted(info.base_name for info in infos if not info.base_name.startswith("."))
+            if self._remote is None:
+                try:
+                    found = os.listdir(self._path(folder))  # noqa: PTH208
+                except FileNotFoundError:
+                    return []
+            else:
+                found = [info.base_name for info in self._infos(folder)]
+        return sorted(name for name in found if not name.startswith("."))
 
     def files(self, folder: str) -> list[File]:
         """All files below a folder; none if there is no such folder."""
@@ -448,24 +467,40 @@ class Store:
             for path in Path(self._path(folder)).rglob("*"):
                 with contextlib.suppress(FileNotFoundError):  # removed since it was listed
                     if path.is_file():
-                        stat = path.stat()
+                        seen = path.stat()
                         name = str(path.relative_to(self._root))
-                        found.append(File(name, stat.st_size, max(stat.st_mtime, stat.st_atime)))
+                        found.append(File(name, seen.st_size, max(seen.st_mtime, seen.st_atime)))
             return found
-        selector = fs.FileSelector(self._path(folder), allow_not_found=True, recursive=True)
         with self._asked("read"):
-            infos = [info for info in self._fs.get_file_info(selector) if info.type == fs.FileType.File]
+            infos = [info for info in self._infos(folder, recursive=True) if info.is_file]
         return [File(info.path.removeprefix(f"{self._root}/"), info.size, info.mtime.timestamp()) for info in infos]
+
+    def _infos(self, folder: str, *, recursive: bool = False) -> list[fs.FileInfo]:
+        """What an object store says of what lies below a folder."""
+        from pyarrow import fs
+
+        assert self._remote, "a folder is listed by the operating system"
+        selector = fs.FileSelector(self._path(folder), allow_not_found=True, recursive=recursive)
+        return self._remote.get_file_info(selector)  # type: ignore[no-any-return]
 
     def delete(self, name: str) -> None:
         """Remove a file; one that is not there is fine."""
         with self._asked("written"), contextlib.suppress(FileNotFoundError):
-            self._fs.delete_file(self._path(name))
+            self._delete(name)
+
+    def _delete(self, name: str) -> None:
+        if self._remote is None:
+            Path(self._path(name)).unlink()
+        else:
+            self._remote.delete_file(self._path(name))
 
     def delete_tree(self, folder: str) -> None:
         """Remove a folder and all that is in it; one that is not there is fine."""
         with self._asked("written"), contextlib.suppress(FileNotFoundError):
-            self._fs.delete_dir(self._path(folder))
+            if self._remote is None:
+                shutil.rmtree(self._path(folder))
+            else:
+                self._remote.delete_dir(self._path(folder))
 
     @property
     def folder(self) -> str | None:
@@ -498,10 +533,44 @@ class Store:
         return f"{self._root}/{name}"
 
 
+def _opened(location: str) -> tuple[fs.FileSystem | None, str]:
+    """The object store of a URI and the path there; None and the path of a folder, which needs no library."""
+    if "://" not in location:
+        return None, str(Path(location).expanduser().absolute())
+    from pyarrow import fs
+
+    opened, path = fs.FileSystem.from_uri(_one_request_a_file(location))
+    return (None if isinstance(opened, fs.LocalFileSystem) else opened), path
+
+
 def _folder(kind: str, digest: str) -> str:
+    return f"{_shelf(kind, digest)}/{digest}"
+
+
+def _shelf(kind: str, digest: str) -> str:
     if not (kind.isidentifier() and digest.isalnum()):  # a plan that someone else has written leads nowhere else
         raise StoreError(f"found {kind!r} and {digest[:100]!r} in place of a kind of stage and its digest")
-    return f"stages/{kind}/{digest[:2]}/{digest}"
+    return f"stages/{kind}/{digest[:2]}"
+
+
+def _content(path: str) -> bytes:
+    """What is in a file. In four calls of the system, where `open` makes seven: a table reads thousands of files."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts, room = [os.read(file, READ_BYTES)], READ_BYTES
+        while parts[-1]:
+            parts.append(os.read(file, room))
+            room = min(2 * room, 2**26)
+        return parts[0] if len(parts) == 2 else b"".join(parts)
+    finally:
+        os.close(file)
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116 - thousands of them, and Path takes as long
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def _json(value: Any) -> bytes:
@@ -511,6 +580,23 @@ def _json(value: Any) -> bytes:
 def _sealed(entry: Mapping[str, Any]) -> bytes:
     """The bytes of an entry with the checksum of all the rest in it."""
     return _json({**entry, "sha256": hashlib.sha256(_json(entry)).hexdigest()})
+
+
+_SEAL = re.compile(rb',\n "sha256": "([0-9a-f]{64})"\n}\Z')
+
+
+def _unsealed(content: bytes) -> Entry:
+    """The entry that `_sealed` has made these bytes of. Raises ValueError if the checksum is not theirs.
+
+    The text is hashed as it lies there: writing its values again, to compare, takes ten times as long.
+    """
+    seal = _SEAL.search(content, max(0, len(content) - 100))
+    if seal is None or hashlib.sha256(content[: seal.start()] + b"\n}").hexdigest().encode() != seal[1]:
+        raise ValueError("no checksum, or another one")
+    match json.loads(content.decode()):
+        case {"result": dict(result), "files": dict(files), "sha256": str()} as entry if len(entry) == 3:
+            return Entry(result, files)
+    raise ValueError("no entry")
 
 
 TWICE = "two processes may compute the same stage, which costs time and nothing else"

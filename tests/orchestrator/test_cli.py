@@ -231,6 +231,28 @@ def test_a_shell_that_is_not_known_is_said():
     assert "found 'tcsh'" in done.stderr
 
 
+LOADED = """
+import sys
+from orchestrator import cli
+sys.argv = ["bottleneck", *sys.argv[1:]]
+try:
+    cli.main()
+finally:
+    print({"numpy", "pyarrow", "pandas", "torch", "ray", "mlflow", "ssl"} & {*sys.modules})
+"""
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("validate", "quickstart"), ("plan", "quickstart"), ("status",)])
+def test_what_only_looks_at_a_sweep_loads_no_library_for_data(tmp_path, arguments):
+    bottleneck("validate", "quickstart")  # so that nothing is left to prepare
+    (tmp_path / "sweeps").mkdir()
+    environment = {**os.environ, "BOTTLENECK_STORAGE": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, *arguments], capture_output=True, text=True, env=environment, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("--help",), ("validate", "quickstart"), ("plan", "quickstart")])
 def test_the_command_answers_at_once_when_warm(arguments):

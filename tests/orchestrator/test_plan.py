@@ -185,6 +185,31 @@ def test_a_weight_too_small_for_one_example_is_refused_with_its_place():
         planned(TEXT.replace("{a: 3, b: 1}", "{a: 1, b: 0.000001}"))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        (),
+        ("vary.mixture=[{a: 1}, {b: 1}, {a: 1, b: 1}, {a: 3, b: 1}]", "direct.kind=same_examples"),  # also baselines
+        ("direct={kind: full, steps: [5, 10]}", "retention=true", "trajectory={points: 4}"),
+        ("vary.representation=[single, {cat: 2}, {time_cat: 2}, {complement: 2}, {distilled: 2}, {snapshots: 2}]",),
+        ("transfer={protocols: [linear_probe, ridge, finetune], shots: [5, all]}", "vary.train_examples=[50, all]"),
+    ],
+)
+def test_stages_and_their_price_are_those_of_the_trials_one_by_one(changes):
+    found = planned(TEXT, *changes)
+    one_by_one = [list(trial.stages()) for trial in found.trials]
+    by_digest = {stage.digest: stage for stages in one_by_one for stage in stages}
+    assert found.stages == by_digest
+    prices = costs(found, sized(found))
+    assert prices.keys() == by_digest.keys()
+    stored = {digest for digest in by_digest if digest < "5"}
+    counted = price(found, sized(found), stored)
+    assert counted.alone == sum(map(len, one_by_one))
+    assert counted.flops_alone == sum(prices[stage.digest][1] for stages in one_by_one for stage in stages)
+    assert counted.flops == sum(prices[digest][1] for digest in by_digest.keys() - stored)
+    assert (counted.stages, counted.stored) == (len(by_digest), len(stored))
+
+
 def test_planning_takes_a_few_times_as_long_as_making_the_digests():
     steps = [100 + s for s in range(20)]
     axes = f"vary={{mixture: {{simplex: {{resolution: 99}}}}, steps: {steps}, train_examples: [50, 100]}}"

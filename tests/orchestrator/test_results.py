@@ -20,6 +20,7 @@ from orchestrator.cli import bottleneck
 from orchestrator.journal import UnknownSweep
 from orchestrator.plan import plan
 from orchestrator.sweep import parse
+from trainables.errors import UserError
 from trainables.store import Store
 
 TEXT = """\
@@ -466,6 +467,30 @@ def test_a_table_shows_what_the_stages_say_now_and_not_what_was_written_beside_t
     store.put(sweeps.Stage(*late), result)  # by another sweep that shares the stage
     after = results.load("first", storage=store.location)
     assert (before["status"] == "pending").sum() == 1 + (after["status"] == "pending").sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("part", "keys"), [("plan", results.PLANNED), ("design", results.DESIGNED), ("cell", results.CELL)]
+)
+def test_a_plan_of_an_earlier_version_is_said_and_what_it_lacks(part, keys):
+    for name in sorted(keys):
+        sweep = sweeps.made_up("old", trials=1)
+        (trial,) = sweep.plan["trials"]
+        for place in {"plan": [sweep.plan], "design": [trial["design"]], "cell": trial["cells"]}[part]:
+            del place[name]
+        with pytest.raises(results.ResultsError, match=f"sweep 'old' by an earlier version, without {name}; run the"):
+            sweep.rows()
+
+
+def test_the_command_says_of_an_old_plan_what_it_lacks_in_one_line(tmp_path):
+    sweep = sweeps.made_up("old", trials=2)
+    for cell in (cell for trial in sweep.plan["trials"] for cell in trial["cells"]):
+        del cell["teachers"], cell["paid"]
+    sweep.put(Store(tmp_path / "runs"))
+    for call in (["results", "old"], ["report", "old"], ["status", "old"]):
+        with pytest.raises(results.ResultsError, match="without paid, teachers; run the sweep again") as raised:
+            CliRunner().invoke(bottleneck, [*call, "--storage", str(tmp_path / "runs")], catch_exceptions=False)
+        assert isinstance(raised.value, UserError), "which the command prints as one line"
 
 
 def test_the_command_prints_several_sweeps_or_all_and_tells_them_apart(tmp_path):

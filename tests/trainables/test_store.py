@@ -9,11 +9,13 @@ import sys
 import threading
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from buckets import bucket
+from hypothesis import given
+from hypothesis import strategies as st
 from strategies import component
 from test_spec import pretraining
 
@@ -123,6 +125,22 @@ def test_existing_tells_which_of_many_are_there(store):
     assert store.existing(wanted) == {STAGE.digest}
 
 
+def test_the_stages_that_exist_are_found_one_by_one_and_by_listing_their_shelf(store):
+    stages = [ProbeSpec(members=(STAGE,), component=component("a", 100 + n)) for n in range(40)]
+    put = [stage for stage in stages if stage.digest[0] < "8"]
+    shelf = "ab"  # of many: digests of which none is there but one
+    many = [replace(pretraining(), seed=seed) for seed in range(4000)]
+    many = [stage for stage in many if stage.digest.startswith(shelf)]
+    assert len(put) < len(stages)
+    assert len(many) > stores.LISTED_FROM
+    for stage in (*put, many[0]):
+        store.put(stage, RESULT)
+    store.write(f"stages/pretrain/{shelf}/{many[1].digest}/spec.json", b"{}")
+    wanted = [(stage.kind, stage.digest) for stage in (*stages, *many)]
+    assert store.existing(iter(wanted)) == {stage.digest for stage in (*put, many[0])}
+    assert store.existing([("retention", many[0].digest)]) == set()
+
+
 def test_an_entry_without_its_result_does_not_exist(store):
     store.put(STAGE, RESULT, WEIGHTS)
     store.delete(f"{FOLDER}/result.json")
@@ -195,6 +213,40 @@ def _damage(store, name, how):
     content[len(content) // 2] ^= 1
     poison = b"\x80\x04cos\nsystem\n(S'touch /tmp/poisoned'\ntR."
     store.write(name, {"flip": bytes(content), "truncate": bytes(content[:-7]), "empty": b"", "poison": poison}[how])
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda values: st.lists(values) | st.dictionaries(st.text(), values),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(), JSON), st.dictionaries(st.text(), st.text()), st.data())
+def test_the_checksum_of_an_entry_as_it_lies_there_is_right_where_writing_it_again_gives_the_same_bytes(
+    result, files, data
+):
+    content = stores._sealed({"result": result, "files": files})
+    assert stores._unsealed(content) == (result, files)
+    place = data.draw(st.integers(0, len(content) - 1))
+    what = data.draw(st.binary(max_size=3))
+    changed = content[:place] + what + content[place + data.draw(st.integers(0, 3)) :]
+    try:
+        entry = json.loads(changed)
+        same = changed == stores._sealed({"result": entry["result"], "files": entry["files"]})
+    except (ValueError, LookupError, TypeError):
+        same = False
+    if same:
+        assert stores._unsealed(changed) == (result, files)
+    else:
+        with pytest.raises(ValueError):
+            stores._unsealed(changed)
+
+
+def test_an_entry_with_more_in_it_than_ours_have_is_damaged_though_its_checksum_is_right(store):
+    store.put(STAGE, RESULT)
+    store.write(f"{FOLDER}/result.json", stores._sealed({"result": RESULT, "files": {}, "more": 1}))
+    assert store.get("pretrain", STAGE.digest) is None
 
 
 def test_state_is_replaced_and_dropped_and_damage_to_it_means_a_fresh_start(store, other):
@@ -648,7 +700,7 @@ def test_the_endpoint_may_come_from_the_environment(s3, monkeypatch):
 def test_boto3_is_asked_for_what_the_uri_says(uri, endpoint, keys, monkeypatch):
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.delenv(name, raising=False)
-    client = lease._client(uri, Store(uri)._fs.region)
+    client = lease._client(uri, Store(uri)._remote.region)
     assert client.meta.endpoint_url == endpoint
     assert client.meta.config.s3["addressing_style"] == ("path" if "override" in uri else "auto")
     if keys:
