@@ -72,6 +72,8 @@ class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
 )
 class_cache.DEFAULT_ENV_VARS.clear()  # without any, a trial takes a process that Ray has started beforehand
 
+log = logging.getLogger(__name__)
+
 MAX_WORKER_DEATHS = 3  # a trial is started again this often without getting any further in between
 LOG_TAIL_LINES = 30
 OBJECT_STORE_BYTES = 200 * 2**20  # specs and reports are small; data and results do not pass through Ray
@@ -244,6 +246,8 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
     ) -> None:
         import torch
 
+        from trainables.process import Settings
+
         torch.set_num_threads(max(1, int(cpus)))
         self._early_stopping, self._stall_s, self._launched = early_stopping, stall_s, launched
         self._device = "cuda" if gpus else "cpu"  # a GPU that the sweep did not ask for belongs to someone else
@@ -251,10 +255,13 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         self._journal = Journal(self._store, sweep)
         self._log = _LogTail()
         logging.getLogger().addHandler(self._log)
+        self._settings = Settings()
         self._begin(config["spec"])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._steps.close()
+        if changed := self._settings.restore():
+            log.warning("trial %s has changed %s; put back for the next", self._trial.digest[:12], ", ".join(changed))
         self._begin(new_config["spec"])
         return True
 
