@@ -284,11 +284,15 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         self._events.append({"event": event, **what})
 
     def step(self) -> dict[str, Any]:
-        """Go on until there is something new to report."""
+        """Go on for a while, or until the trial has come to a rung or to its end."""
         report: dict[str, Any] = {"error": None, "log": None}
+        until = time.monotonic() + REPORT_EVERY_S  # every report is a call to the driver and one back
         try:
-            with stall.limited(self._stall_s, self._hung):
-                progress = next(self._steps)
+            while True:
+                with stall.limited(self._stall_s, self._hung):
+                    progress = next(self._steps)
+                if progress.finished or progress.rung is not None or time.monotonic() >= until:
+                    break
             report |= asdict(progress) | {"done": progress.finished}
             if progress.rung is not None and self._early_stopping:
                 report |= self._at_rung(self._early_stopping, self._trial.rungs[progress.rung])

@@ -106,19 +106,32 @@ def test_nothing_of_a_trial_is_left_in_its_worker_for_the_next(worker, tmp_path,
     start, store = worker
     actor = start(messy)
     before = {name: get() for name, (get, _) in SETTINGS.items()}
-    reports = to_its_end(actor)
-    assert [w for told in reports for w in told["warnings"]] == ["a mess"] * 9, "three networks of three steps"
+    (told,) = to_its_end(actor)
+    assert (told["error"], told["warnings"]) == (None, ["a mess"] * 9), "three networks of three steps"
     assert before != {name: get() for name, (get, _) in SETTINGS.items()}
     assert actor.reset_config({"spec": tidy})
     assert before == {name: get() for name, (get, _) in SETTINGS.items()}
     assert list(actor._log.lines) == []
-    reports = to_its_end(actor)
-    (warning,) = [line for told in reports for line in told["warnings"]]
+    (told,) = to_its_end(actor)
+    (warning,) = told["warnings"]
     assert "has changed torch's threads, precision of float32 products, NumPy's floating point errors" in warning
-    assert {event["digest"] for told in reports for event in told["events"]} <= {stage.digest for stage in tidy.stages()}
+    assert {event["digest"] for event in told["events"]} <= {stage.digest for stage in tidy.stages()}
     for stage in tidy.stages():
         if stage.kind == "pretrain":
             assert store.checksums(stage.kind, stage.digest) == alone.checksums(stage.kind, stage.digest)
         else:
             found, expected = store.get(stage.kind, stage.digest), alone.get(stage.kind, stage.digest)
             assert found["test_loss"] == expected["test_loss"]
+
+
+def test_a_short_trial_is_one_report_and_a_long_one_reports_by_the_clock(worker, tmp_path, monkeypatch):
+    from orchestrator import launch
+
+    monkeypatch.setattr(launch, "REPORT_EVERY_S", 600.0)
+    start, _ = worker
+    (told,) = to_its_end(start(planned(tmp_path, "mlp", 5)))
+    assert told["finished"]
+    assert len(told["events"]) == told["stages_done"] == told["stages_total"]
+    monkeypatch.setattr(launch, "REPORT_EVERY_S", 0.0)
+    reports = to_its_end(start(planned(tmp_path, "mlp", 6)))
+    assert len(reports) > sum(len(report["events"]) for report in reports) > 1
