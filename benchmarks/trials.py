@@ -144,10 +144,13 @@ class Heard:
         self._trials = trials
         self.ended: list[float] = []
 
-    def room(self, at_once: int) -> None: ...
+    def room(self, at_once: int, now: int) -> None: ...
 
-    def next(self) -> TrialSpec | None:
-        return self._trials.pop() if self._trials else None
+    def next(self) -> tuple[str, TrialSpec] | None:
+        if not self._trials:
+            return None
+        trial = self._trials.pop()
+        return trial.digest, trial
 
     def exhausted(self) -> bool:
         return not self._trials
@@ -163,18 +166,18 @@ class Heard:
 def swept(plan: tuple[Plan, dict[str, Any]], storage: Path) -> list[float]:
     """When the trials of a sweep ended that is run as `bottleneck run` does."""
     ended: list[float] = []
-    told = Driver.trial_ended
+    told = Driver._trial_ended  # without helpers
 
     def note(self: Driver, digest: str, end: launch.End) -> None:
         told(self, digest, end)
         ended.append(time.perf_counter())
 
-    Driver.trial_ended = note  # type: ignore[method-assign]
+    Driver._trial_ended = note  # type: ignore[method-assign]
     try:
         uri = f"sqlite:///{storage}/mlflow.db"
         outcome = run(plan[0], Store(storage), plan[1], tracking_uri=uri, command="benchmarks/trials.py", live=False)
     finally:
-        Driver.trial_ended = told  # type: ignore[method-assign]
+        Driver._trial_ended = told  # type: ignore[method-assign]
     assert set(outcome.trials) == {"ok"}, outcome.trials
     return ended
 

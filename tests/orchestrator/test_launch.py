@@ -2,9 +2,14 @@
 
 import json
 import textwrap
+from collections import Counter
+from types import SimpleNamespace
 
 import pytest
+from command_line import bottleneck
 
+from orchestrator.journal import Journal
+from orchestrator.results import load
 from trainables.store import Store
 
 pytestmark = [
@@ -135,3 +140,51 @@ def test_a_short_trial_is_one_report_and_a_long_one_reports_by_the_clock(worker,
     monkeypatch.setattr(launch, "REPORT_EVERY_S", 0.0)
     reports = to_its_end(start(planned(tmp_path, "mlp", 6)))
     assert len(reports) > sum(len(report["events"]) for report in reports) > 1
+
+
+def test_the_queue_is_over_when_its_trials_have_ended_and_not_when_they_have_been_given_out(monkeypatch):
+    from orchestrator import launch
+
+    monkeypatch.setattr(launch.ray, "put", lambda trial: trial)
+    given = [("first", "spec"), ("second", "spec")]
+    trials = SimpleNamespace(next=lambda: given.pop(0) if given else None, exhausted=lambda: not given)
+    queue = launch._Queue(trials, most=None)
+    assert [queue.suggest(name)["trial"] for name in ("a", "b")] == ["first", "second"]
+    assert queue.suggest("c") is None
+    queue.on_trial_complete("a")
+    assert queue.suggest("c") is None
+    given.append(("second+1", "spec"))
+    assert queue.suggest("c")["trial"] == "second+1"
+    for trial_id in ("b", "c"):
+        queue.on_trial_complete(trial_id, error=True)
+    assert queue.suggest("d") == launch.Searcher.FINISHED
+
+
+def test_a_helper_that_still_waits_for_a_worker_when_its_trial_ends_is_called_off():
+    from orchestrator.launch import _InOrder
+
+    def trial(name, status):
+        return SimpleNamespace(config={"trial": name}, status=status, PENDING="PENDING")
+
+    waits, runs = trial("a+1", "PENDING"), trial("a+2", "RUNNING")
+    others = [trial("b+1", "PENDING"), trial("c", "PENDING")]
+    stopped = []
+    controller = SimpleNamespace(get_live_trials=lambda: {id(t): t for t in (waits, runs, *others)}.values())
+    controller.stop_trial = stopped.append
+    _InOrder().on_trial_complete(controller, trial("a", "RUNNING"), {})
+    assert stopped == [waits]
+
+
+@pytest.mark.slow
+def test_the_only_trial_of_a_sweep_is_computed_by_all_workers_and_every_stage_once(tmp_path):
+    planned(tmp_path, "mlp", 800, seeds=6)
+    storage = tmp_path / "runs"
+    bottleneck("run", tmp_path / "800.yaml", "--storage", storage)
+    events = Journal(Store(storage), "one").events()
+    stages = [event for event in events if event["event"] == "stage"]
+    assert set(Counter(event["digest"] for event in stages).values()) == {1}
+    assert len({event["pid"] for event in stages}) == 2, "the second worker is not idle"
+    assert [event["status"] for event in events if event["event"] == "trial"] == ["ok"]
+    table = load("one", storage=str(storage))
+    assert set(table["status"]) == {"ok"}
+    assert len(table) == 12
