@@ -6,7 +6,7 @@ journal is written, the results are read and passed on to MLflow and to the disp
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -56,7 +56,11 @@ class Driver:
         self._reached: dict[str, tuple[int, float]] = {}  # by trial: its last rung, in steps, and the objective there
         self._cut_short: dict[str, Mapping[str, Any]] = {}  # by trial that failed or was stopped: its end
         self._more = search is not None  # whether the search may ask for another trial
-        self._room = 1  # trials that can be under way at the same time
+        self._room = 1  # trials that can be under way at the same time, on the cluster at its largest
+        self._slots = 1  # the same on the cluster as it stands
+        self._helpers: dict[str, str] = {}  # by name: the trial under way that it helps with
+        self._helped: Counter[str] = Counter()  # by trial: helpers that it has had
+        self._unaided: set[str] = set()  # trials that a helper has found nothing to do in
         self._thread = ThreadPoolExecutor(1, "recorder")
         self._recordings: deque[Future[None]] = deque()
 
@@ -93,32 +97,57 @@ class Driver:
 
     # On Ray's loop ----------------------------------------------------------------------------------------------------
 
-    def room(self, at_once: int) -> None:
-        self._room = at_once
+    def room(self, at_once: int, now: int) -> None:
+        self._room, self._slots = at_once, now
         if self._search:
             self._submit(self._refill)
 
-    def next(self) -> TrialSpec | None:
+    def next(self) -> tuple[str, TrialSpec] | None:
         try:
             trial = self._queue.popleft()
         except IndexError:
-            return None
+            return self._helper()
         self._under_way[trial.digest] = trial
-        return trial
+        return trial.digest, trial
+
+    def _helper(self) -> tuple[str, TrialSpec] | None:
+        """A trial under way once more, for a slot that would be idle until the end; None: no trial has enough left.
+
+        Whoever claims a stage first computes it, so that the two workers share out what is left. With early stopping
+        there is none: a trial that is stopped needs no help.
+        """
+        if self._more or self._rule or len(self._under_way) + len(self._helpers) >= self._slots:
+            return None
+        workers = Counter([*self._under_way, *self._helpers.values()])
+        left = {d: self._state.missing(d) / workers[d] for d in self._under_way if d not in self._unaided}
+        digest = max(left, key=left.__getitem__, default=None)
+        if digest is None or left[digest] <= 1:
+            return None
+        self._helped[digest] += 1
+        name = f"{digest}+{self._helped[digest]}"
+        self._helpers[name] = digest
+        return name, self._under_way[digest]
 
     def exhausted(self) -> bool:
         return not self._queue and not self._more
 
-    def trial_started(self, digest: str) -> None:
-        self._state.trial_started(digest)
+    def trial_started(self, name: str) -> None:
+        self._state.trial_started(name)
 
-    def trial_progress(self, digest: str, report: Mapping[str, Any]) -> None:
-        self._state.trial_progress(digest, report)
+    def trial_progress(self, name: str, report: Mapping[str, Any]) -> None:
+        self._state.trial_progress(name, report)
         if report.get("objective") is not None:
-            self._reached[digest] = report["rung_steps"], report["objective"]
-            self._submit(self._rung, digest, *self._reached[digest])
+            self._reached[name] = report["rung_steps"], report["objective"]
+            self._submit(self._rung, name, *self._reached[name])
 
-    def trial_ended(self, digest: str, end: End) -> None:
+    def trial_ended(self, name: str, end: End) -> None:
+        if name in self._helpers:  # what failed there fails in the trial too, which says so
+            self._unaided.add(self._helpers.pop(name))
+            self._state.helper_ended(name)
+            return
+        self._trial_ended(name, end)
+
+    def _trial_ended(self, digest: str, end: End) -> None:
         reached = self._reached.pop(digest, None)
         status: dict[str, Any] = {"status": end.status, "error": end.error, "log": end.log}
         if end.stopped_at is not None:

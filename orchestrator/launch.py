@@ -72,7 +72,10 @@ class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
 )
 class_cache.DEFAULT_ENV_VARS.clear()  # without any, a trial takes a process that Ray has started beforehand
 
+log = logging.getLogger(__name__)
+
 MAX_WORKER_DEATHS = 3  # a trial is started again this often without getting any further in between
+HELPER = "+"  # between a trial's digest and the number of a helper of it
 LOG_TAIL_LINES = 30
 OBJECT_STORE_BYTES = 200 * 2**20  # specs and reports are small; data and results do not pass through Ray
 SCRATCH_BYTES = 64 * 2**20  # Ray's logs and Tune's own files, for a sweep of some hours
@@ -108,20 +111,24 @@ class End:
 
 
 class Trials(Protocol):
-    """Where trials come from, and who hears of them. Called on Ray Tune's loop: every method returns at once."""
+    """Where trials come from, and who hears of them. Called on Ray Tune's loop: every method returns at once.
 
-    def room(self, at_once: int) -> None:
-        """So many trials can be under way at the same time, on the cluster at its largest."""
+    The name of a trial is its digest. One that is under way may be given out once more, to a worker that would be idle,
+    as `<digest>+<number>`: the two share its stages out between them.
+    """
 
-    def next(self) -> TrialSpec | None:
-        """The trial to start now; None: none, or not yet."""
+    def room(self, at_once: int, now: int) -> None:
+        """How many trials can be under way at the same time: on the cluster at its largest, and as it stands."""
+
+    def next(self) -> tuple[str, TrialSpec] | None:
+        """The trial to start now, and its name; None: none, or not yet."""
 
     def exhausted(self) -> bool:
-        """Whether `next` has no trial any more, whatever happens to those that run."""
+        """Whether `next` has no trial any more that has not been started, whatever happens to those that run."""
 
-    def trial_started(self, digest: str) -> None: ...
-    def trial_progress(self, digest: str, report: Mapping[str, Any]) -> None: ...
-    def trial_ended(self, digest: str, end: End) -> None: ...
+    def trial_started(self, name: str) -> None: ...
+    def trial_progress(self, name: str, report: Mapping[str, Any]) -> None: ...
+    def trial_ended(self, name: str, end: End) -> None: ...
 
 
 class LaunchError(UserError):
@@ -157,9 +164,9 @@ def launch(
     launched = uuid.uuid4().hex
     reporter = _Reporter(trials, interrupted, Journal(Store(storage), sweep), launched)
     with _cluster(cpus, gpus), _first_interrupt_ends_in_order(interrupted):
-        at_once = _at_once(cpus, gpus)
+        at_once, now = _at_once(cpus, gpus)
         os.environ.setdefault(PENDING, str(max(at_once, 2)))  # what is pending is what an autoscaler makes room for
-        trials.room(at_once)
+        trials.room(at_once, now)
         while not trials.exhausted() and not interrupted.is_set():
             with tempfile.TemporaryDirectory(prefix="bottleneck-tune-") as scratch:
                 actor = tune.with_parameters(
@@ -181,8 +188,8 @@ def launch(
                         scheduler=_scheduler(early_stopping),
                         num_samples=-1,  # as many as come
                         reuse_actors=True,
-                        trial_name_creator=lambda trial: trial.config["trial"][:12],
-                        trial_dirname_creator=lambda trial: trial.config["trial"][:12],
+                        trial_name_creator=lambda trial: _short(trial.config["trial"]),
+                        trial_dirname_creator=lambda trial: _short(trial.config["trial"]),
                     ),
                     run_config=tune.RunConfig(
                         name="sweep",
@@ -204,19 +211,21 @@ class _Queue(Searcher):  # type: ignore[misc]
     def __init__(self, trials: Trials, most: int | None) -> None:
         super().__init__()
         self._trials, self._left = trials, most
+        self._live: set[str] = set()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if self._left == 0 or self._trials.exhausted():
-            return str(Searcher.FINISHED)
-        trial = self._trials.next()
-        if trial is None:
-            return None
+        found = None if self._left == 0 else self._trials.next()
+        if found is None:  # as long as a trial runs, an idle worker may come to help with it
+            over = self._left == 0 or (self._trials.exhausted() and not self._live)
+            return str(Searcher.FINISHED) if over else None
+        name, trial = found
         if self._left is not None:
             self._left -= 1
-        return {"trial": trial.digest, "spec": ray.put(trial)}
+        self._live.add(trial_id)
+        return {"trial": name, "spec": ray.put(trial)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """`_Reporter` passes it on."""
+        self._live.discard(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: a sweep continues from its store."""
@@ -244,6 +253,8 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
     ) -> None:
         import torch
 
+        from trainables.process import Settings
+
         torch.set_num_threads(max(1, int(cpus)))
         self._early_stopping, self._stall_s, self._launched = early_stopping, stall_s, launched
         self._device = "cuda" if gpus else "cpu"  # a GPU that the sweep did not ask for belongs to someone else
@@ -251,10 +262,13 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         self._journal = Journal(self._store, sweep)
         self._log = _LogTail()
         logging.getLogger().addHandler(self._log)
+        self._settings = Settings()
         self._begin(config["spec"])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._steps.close()
+        if changed := self._settings.restore():
+            log.warning("trial %s has changed %s; put back for the next", self._trial.digest[:12], ", ".join(changed))
         self._begin(new_config["spec"])
         return True
 
@@ -277,11 +291,15 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         self._events.append({"event": event, **what})
 
     def step(self) -> dict[str, Any]:
-        """Go on until there is something new to report."""
+        """Go on for a while, or until the trial has come to a rung or to its end."""
         report: dict[str, Any] = {"error": None, "log": None}
+        until = time.monotonic() + REPORT_EVERY_S  # every report is a call to the driver and one back
         try:
-            with stall.limited(self._stall_s, self._hung):
-                progress = next(self._steps)
+            while True:
+                with stall.limited(self._stall_s, self._hung):
+                    progress = next(self._steps)
+                if progress.finished or progress.rung is not None or time.monotonic() >= until:
+                    break
             report |= asdict(progress) | {"done": progress.finished}
             if progress.rung is not None and self._early_stopping:
                 report |= self._at_rung(self._early_stopping, self._trial.rungs[progress.rung])
@@ -322,6 +340,12 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
             self._steps.close()
 
 
+def _short(name: str) -> str:
+    """A trial's name, for files."""
+    digest, mark, number = name.partition(HELPER)
+    return f"{digest[:12]}{mark}{number}"
+
+
 def _clean(text: str) -> str:
     """Text that every file can hold and everyone may read: an error may quote bytes that are no text, or a password."""
     return without_secrets(text.encode("utf-8", "backslashreplace").decode())
@@ -347,7 +371,7 @@ class _Reporter(tune.Callback):  # type: ignore[misc]
     def __init__(self, trials: Trials, interrupted: threading.Event, journal: Journal, launched: str) -> None:
         self._trials, self._interrupted, self._journal = trials, interrupted, journal
         self._launched = launched  # tells what hung now from what hung in earlier runs
-        self._furthest: dict[str, tuple[int, int]] = {}  # by trial: (stages done, step of the next)
+        self._furthest: dict[str, tuple[int, int]] = {}  # by name: (stages done, step of the next)
         self.store_full: str | None = None  # what a trial has said of it
 
     def __getstate__(self) -> dict[str, Any]:
@@ -364,22 +388,22 @@ class _Reporter(tune.Callback):  # type: ignore[misc]
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        digest = trial.config["trial"]
+        name = trial.config["trial"]
         if result.get("store_full"):
             self.store_full = result["store_full"]
             self._interrupted.set()
             return
         reached = (result.get("stages_done", 0), result.get("step", 0))
-        if reached > self._furthest.get(digest, (0, 0)):
-            self._furthest[digest] = reached
+        if reached > self._furthest.get(name, (0, 0)):
+            self._furthest[name] = reached
             trial.run_metadata.num_failures = 0  # a long trial may lose any number of workers, one after the other
-        self._trials.trial_progress(digest, result)
+        self._trials.trial_progress(name, result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         last = trial.last_result or {}
         if last.get("store_full"):
             return  # nothing is wrong with the trial
-        if last.get("error") or last.get("finished"):
+        if last.get("error") or last.get("finished") or HELPER in trial.config["trial"]:
             self._ended(trial, End(error=last.get("error"), log=last.get("log")))
         elif stopped_at := last.get("stopped_at") or last.get("rung_steps"):
             self._ended(trial, End(stopped_at=stopped_at))
@@ -413,7 +437,7 @@ TIME, OBJECTIVE = "rungs_passed", "objective"  # what schedulers read of a repor
 
 def _scheduler(early_stopping: Stopping | None) -> TrialScheduler:
     if early_stopping is None:
-        return FIFOScheduler()
+        return _InOrder()
     rule, mode = early_stopping.rule, "min" if early_stopping.objective.minimised else "max"
     told = {"time_attr": TIME, "metric": OBJECTIVE, "mode": mode}
     scheduler: _AtRungs
@@ -478,6 +502,16 @@ class _Earlier:
     trial_id: str
 
 
+class _InOrder(FIFOScheduler):  # type: ignore[misc]
+    """Every trial to its end. One that has ended needs no help from a worker that has still to start for it."""
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        helpers = f"{trial.config['trial']}{HELPER}"
+        for other in list(tune_controller.get_live_trials()):
+            if other.status == other.PENDING and other.config["trial"].startswith(helpers):
+                tune_controller.stop_trial(other)
+
+
 def _tail_of(path: str | None) -> str | None:
     try:
         return Path(path).read_text()[-20_000:] if path else None
@@ -509,13 +543,12 @@ def _cluster(cpus: float, gpus: float) -> Iterator[None]:
         ray.shutdown()
 
 
-def _at_once(cpus: float, gpus: float) -> int:
-    """How many trials can run side by side, on the cluster at its largest."""
-    if os.environ.get("RAY_ADDRESS"):
-        found = capacity.of_this_cluster(cpus, gpus, ray.nodes())
-    else:  # a cluster file on this machine is not that of a private Ray
-        found = capacity.capacity(cpus, gpus, [node["Resources"] for node in ray.nodes() if node["Alive"]])
-    return max(1, found)
+def _at_once(cpus: float, gpus: float) -> tuple[int, int]:
+    """How many trials can run side by side: on the cluster at its largest, and as it stands."""
+    nodes = ray.nodes()
+    now = max(1, capacity.capacity(cpus, gpus, [node["Resources"] for node in nodes if node["Alive"]]))
+    # A cluster file on this machine is not that of a private Ray.
+    return max(now, capacity.of_this_cluster(cpus, gpus, nodes)) if os.environ.get("RAY_ADDRESS") else now, now
 
 
 def _require_scratch() -> None:

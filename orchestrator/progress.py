@@ -78,6 +78,10 @@ class State:
         for text in report.get("warnings", ()):
             self.warned(text)
 
+    def helper_ended(self, name: str) -> None:
+        """A second worker of a trial has nothing left to do; `name` is what its reports came under."""
+        self._running.pop(name, None)
+
     def trial_ended(self, trial: str, status: str, error: str | None = None) -> None:
         """`status`: ok, failed, or stopped early; with `error`, a warning says why."""
         self._running.pop(trial, None)
@@ -161,6 +165,10 @@ class State:
         with self._counting:
             self._left[workload] -= int(flops)
         return workload, flops
+
+    def missing(self, trial: str) -> int:
+        """The stages of a trial that nobody has computed yet, as far as it has been heard."""
+        return sum(digest in self.to_do for digest in self.needs.get(trial, ()))
 
     # What people want to know -----------------------------------------------------------------------------------------
 

@@ -79,6 +79,7 @@ MEASUREMENT = "bottleneck.measurement"  # sha256 of what MLflow cannot change
 ROWS = "bottleneck.rows"  # sha256 of all that the run shows; written with the last of it
 PLAN = "bottleneck.plan"  # on the parent: sha256 of the plan and the sweep's text
 PARENT_RUN = "mlflow.parentRunId"  # nests a child below its parent in MLflow's pages
+COMPARED = (DIGEST, MEASUREMENT, ROWS, PARENT_RUN)  # what tells whether a run shows its trial
 NOTE = "mlflow.note.content"
 SOURCE = {"mlflow.source.name": "bottleneck", "mlflow.source.type": "LOCAL"}  # a column of MLflow's table of runs
 # The note that a trial's run begins with, for the units that MLflow's pages do not show; people may write another.
@@ -697,7 +698,9 @@ def _write_trial(view: _View, record: TrialRecord) -> bool:
     changed = {key: value for key, value in tags.items() if run.tags.get(key) != value}
     client.log_batch(run.id, **fixed, tags=_as_tags(changed), synchronous=True)
     client.set_terminated(run.id, RUN_STATUS[record.status], _ms(record.finished))
-    view.trials[record.digest] = replace(run, status=RUN_STATUS[record.status], tags={**run.tags, **tags})
+    # A sweep of many thousands keeps of each what it is compared by when it is logged again.
+    kept = {key: value for key, value in {**run.tags, **tags}.items() if key in COMPARED}
+    view.trials[record.digest] = replace(run, status=RUN_STATUS[record.status], tags=run.annotations | kept)
     return True
 
 

@@ -1,0 +1,190 @@
+"""What a worker does with one trial after the other, and what Ray Tune's queue is told."""
+
+import json
+import textwrap
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+from command_line import bottleneck
+
+from orchestrator.journal import Journal
+from orchestrator.results import load
+from trainables.store import Store
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+# A network whose first use in a process leaves a mess behind.
+MESSY = """
+    import logging, random, sys
+
+    import numpy as np
+    import torch
+    from torch import nn
+
+
+    class Messy(nn.Module):
+        def __init__(self, architecture):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU())
+
+        def forward(self, x):
+            if self.training:
+                random.random(), np.random.rand(), torch.rand(())
+                torch.set_num_threads(3)
+                torch.set_float32_matmul_precision("medium")
+                np.seterr(over="raise")
+                sys.setrecursionlimit(4321)
+                logging.getLogger("messy").warning("a mess")
+            return self.layers(x)
+"""
+
+SWEEP = """
+name: one
+question: Is a single trial computed by two workers?
+components:
+  digits: {dataset: digits}
+  odd: {dataset: digits, classes: [1, 3, 5, 7, 9]}
+vary: {mixture: {digits: 1, odd: 1}, architecture: ARCHITECTURE, width: 0.25}
+seeds: SEEDS
+pretrain: {steps: STEPS, batch_size: 32}
+transfer: {train_examples: 100, l2: [0.01]}
+"""
+
+
+def planned(folder, architecture, steps, seeds=1):
+    """The only trial of a sweep."""
+    from orchestrator.prepare import prepare
+    from orchestrator.sweep import read
+
+    path = folder / f"{steps}.yaml"
+    text = SWEEP.replace("ARCHITECTURE", json.dumps(architecture)).replace("STEPS", str(steps))
+    path.write_text(text.replace("SEEDS", str(seeds)))
+    (trial,) = prepare(read(path), print)[0].trials
+    return trial
+
+
+@pytest.fixture
+def worker(tmp_path, monkeypatch):
+    """A worker's trainable in this process, without a Ray around it, that is given its first trial; and its store."""
+    from orchestrator import launch
+    from trainables.process import Settings
+
+    monkeypatch.setattr(launch.ray, "get", lambda spec: spec)
+    before = Settings()
+    handlers = list(launch.logging.root.handlers)
+    storage = tmp_path / "worker"
+
+    def start(trial):
+        actor = launch.TrialActor.__new__(launch.TrialActor)
+        options = {"early_stopping": None, "stall_s": 60.0, "launched": "now", "cpus": 1.0, "gpus": 0.0}
+        actor.setup({"spec": trial}, storage=str(storage), sweep="one", **options)
+        return actor
+
+    yield start, Store(storage)
+    before.restore()
+    launch.logging.root.handlers[:] = handlers
+
+
+def to_its_end(actor):
+    """The reports of the trial that a worker has."""
+    reports = [actor.step()]
+    while not reports[-1]["done"]:
+        reports.append(actor.step())
+    return reports
+
+
+def test_nothing_of_a_trial_is_left_in_its_worker_for_the_next(worker, tmp_path, monkeypatch):
+    from trainables.process import SETTINGS
+    from trainables.trial import run_trial
+
+    (tmp_path / "messy_network.py").write_text(textwrap.dedent(MESSY))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    messy, tidy = planned(tmp_path, "python:messy_network:Messy", 3), planned(tmp_path, "mlp", 5)
+    alone = Store(tmp_path / "alone")
+    run_trial(tidy, alone, device="cpu")
+    start, store = worker
+    actor = start(messy)
+    before = {name: get() for name, (get, _) in SETTINGS.items()}
+    (told,) = to_its_end(actor)
+    assert (told["error"], told["warnings"]) == (None, ["a mess"] * 9), "three networks of three steps"
+    assert before != {name: get() for name, (get, _) in SETTINGS.items()}
+    assert actor.reset_config({"spec": tidy})
+    assert before == {name: get() for name, (get, _) in SETTINGS.items()}
+    assert list(actor._log.lines) == []
+    (told,) = to_its_end(actor)
+    (warning,) = told["warnings"]
+    assert "has changed torch's threads, precision of float32 products, NumPy's floating point errors" in warning
+    assert {event["digest"] for event in told["events"]} <= {stage.digest for stage in tidy.stages()}
+    for stage in tidy.stages():
+        if stage.kind == "pretrain":
+            assert store.checksums(stage.kind, stage.digest) == alone.checksums(stage.kind, stage.digest)
+        else:
+            found, expected = store.get(stage.kind, stage.digest), alone.get(stage.kind, stage.digest)
+            assert found["test_loss"] == expected["test_loss"]
+
+
+def test_a_short_trial_is_one_report_and_a_long_one_reports_by_the_clock(worker, tmp_path, monkeypatch):
+    from orchestrator import launch
+
+    monkeypatch.setattr(launch, "REPORT_EVERY_S", 600.0)
+    start, _ = worker
+    (told,) = to_its_end(start(planned(tmp_path, "mlp", 5)))
+    assert told["finished"]
+    assert len(told["events"]) == told["stages_done"] == told["stages_total"]
+    monkeypatch.setattr(launch, "REPORT_EVERY_S", 0.0)
+    reports = to_its_end(start(planned(tmp_path, "mlp", 6)))
+    assert len(reports) > sum(len(report["events"]) for report in reports) > 1
+
+
+def test_the_queue_is_over_when_its_trials_have_ended_and_not_when_they_have_been_given_out(monkeypatch):
+    from orchestrator import launch
+
+    monkeypatch.setattr(launch.ray, "put", lambda trial: trial)
+    given = [("first", "spec"), ("second", "spec")]
+    trials = SimpleNamespace(next=lambda: given.pop(0) if given else None, exhausted=lambda: not given)
+    queue = launch._Queue(trials, most=None)
+    assert [queue.suggest(name)["trial"] for name in ("a", "b")] == ["first", "second"]
+    assert queue.suggest("c") is None
+    queue.on_trial_complete("a")
+    assert queue.suggest("c") is None
+    given.append(("second+1", "spec"))
+    assert queue.suggest("c")["trial"] == "second+1"
+    for trial_id in ("b", "c"):
+        queue.on_trial_complete(trial_id, error=True)
+    assert queue.suggest("d") == launch.Searcher.FINISHED
+
+
+def test_a_helper_that_still_waits_for_a_worker_when_its_trial_ends_is_called_off():
+    from orchestrator.launch import _InOrder
+
+    def trial(name, status):
+        return SimpleNamespace(config={"trial": name}, status=status, PENDING="PENDING")
+
+    waits, runs = trial("a+1", "PENDING"), trial("a+2", "RUNNING")
+    others = [trial("b+1", "PENDING"), trial("c", "PENDING")]
+    stopped = []
+    controller = SimpleNamespace(get_live_trials=lambda: {id(t): t for t in (waits, runs, *others)}.values())
+    controller.stop_trial = stopped.append
+    _InOrder().on_trial_complete(controller, trial("a", "RUNNING"), {})
+    assert stopped == [waits]
+
+
+@pytest.mark.slow
+def test_the_only_trial_of_a_sweep_is_computed_by_all_workers_and_every_stage_once(tmp_path):
+    planned(tmp_path, "mlp", 800, seeds=6)
+    storage = tmp_path / "runs"
+    bottleneck("run", tmp_path / "800.yaml", "--storage", storage)
+    events = Journal(Store(storage), "one").events()
+    stages = [event for event in events if event["event"] == "stage"]
+    assert set(Counter(event["digest"] for event in stages).values()) == {1}
+    assert len({event["pid"] for event in stages}) == 2, "the second worker is not idle"
+    assert [event["status"] for event in events if event["event"] == "trial"] == ["ok"]
+    table = load("one", storage=str(storage))
+    assert set(table["status"]) == {"ok"}
+    assert len(table) == 12
