@@ -4,8 +4,8 @@ Seeds, mixtures, orderings and direct baselines of one architecture, batch size 
 from and in what they are shown, and in nothing else. A GPU that one small network leaves idle takes many of them in one
 step: the forward pass of a network is mapped over the rows by `torch.vmap`, and one optimizer moves them all.
 
-A run in a stack draws what it draws alone: its initialisation, its index stream, its augmentation and its dropout come
-from its own seed. Batch statistics are its own too, for the running statistics are rows of a stack like the weights. So
+A run in a stack draws what it draws alone: its initialisation, its index stream and its augmentation come from its own
+seed. Batch statistics are its own too, for the running statistics are rows of a stack like the weights. So
 it ends where it would have ended alone, up to rounding, for sums are taken in another order; tests/trainables/
 test_fused.py holds every architecture to that. What is in its row does not depend on what is in the others.
 
@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,12 +31,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from trainables.architectures import ARCHITECTURES, Network, build
 from trainables.components import ComponentData
-from trainables.feed import Feed
+from trainables.feed import BLOCK, Feed
 from trainables.memory import is_exhausted
-from trainables.ordering import index_stream
+from trainables.optimizers import OPTIMIZERS, Optimizer
+from trainables.ordering import Indices, Stream, index_stream
 from trainables.pretrain import (
-    CHECK_EVERY_STEPS,
-    OPTIMIZERS,
     Diverged,
     Pretrained,
     Progress,
@@ -47,13 +47,12 @@ from trainables.pretrain import (
     learning_rate,
     loss_curve,
     mixed_precision,
-    noise_of_step,
     pretrain,
     repeatable,
     save,
     take_up,
 )
-from trainables.spec import Architecture, PretrainSpec, Training
+from trainables.spec import Architecture, Mixture, PretrainSpec, Training
 
 WARM_STEPS = 3  # of a pilot, before the clock: the first one looks for algorithms and allocates
 TIMED_STEPS, TIMINGS = 5, 3  # so many, so often: the host runs ahead of the device, and is not to wait at each
@@ -85,49 +84,59 @@ def pretrain_all(
     each is said to have taken.
 
     Raises:
-        OutOfMemory, torch.OutOfMemoryError, RuntimeError: the stack does not fit into memory.
+        torch.OutOfMemoryError, RuntimeError: the stack does not fit into memory.
     """
     count, spec, training = len(specs), specs[0], specs[0].training
     assert {shape(each) for each in specs} == {shape(spec)} != {None}, "runs of one shape"
     losses = torch.full((count, training.steps), math.nan, device=device)
     runs = [
         _Run.begin(*each, device)
-        for each in zip(specs, data, losses, checkpoints or [{}] * count, savers or [None] * count, strict=True)
+        for each in zip(specs, losses, checkpoints or [{}] * count, savers or [None] * count, strict=True)
     ]
     first = runs[0].step
     assert {run.step for run in runs} == {first}, "runs that stand at the same step"
-    stack = _Stack(runs, training)
+    stack, feed = _Stack(runs, training), _Feed(specs, data, device)
     started = reported = saved = time.monotonic()
     reported_step = first
 
     def save_all(step: int) -> None:
+        if savers is None:
+            return
         stack.share_optimizer()
         for run in runs:
             run.save(step, run.seconds + (time.monotonic() - started) / count)
 
     with repeatable(device):
-        for step, (x, y, noise) in enumerate(_batches(runs, device), start=first):
+        for step, (x, y) in enumerate(feed.batches(first, spec.steps), start=first):
+            if training.deficit:
+                draws = [generator_of(device, each.seed, step, "deficit") for each in specs]
+                parts = zip(torch.split(x, training.batch_size), draws, strict=True)
+                x = torch.cat([impair(part, training, generator, step) for part, generator in parts])
+            if training.augment:
+                draws = [generator_of(device, each.seed, step, "augment") for each in specs]
+                x = augment(x, training.augment, *draws)
             for group in stack.optimizer.param_groups:
                 group["lr"] = learning_rate(training, step)
-            stack.optimizer.zero_grad(set_to_none=True)
+            stack.optimizer.zero_grad()
             with mixed_precision(device, training.precision):
-                loss = stack.losses(x, y, noise)
+                loss = stack.losses(x.view(count, -1, *x.shape[1:]), y.view(count, -1))
             loss.sum().backward()  # type: ignore[no-untyped-call]  # no row reads another: each gets its own gradient
             stack.optimizer.step()
             losses[:, step] = loss.detach()
 
             done = step + 1
             due = [(run, run.checkpoints[done]) for run in runs if done in run.checkpoints]
-            if done % CHECK_EVERY_STEPS == 0 or done == spec.steps or due:
+            now = time.monotonic()
+            reports = done < spec.steps and now - reported >= report_every_s
+            if reports or done == spec.steps or due:  # and no more often: the host waits for the device here
                 for run in runs:
-                    run.look(done, whole=done == spec.steps or bool(due))
+                    run.look(done, whole=done == spec.steps or done in run.checkpoints)
                 if all(run.diverged for run in runs):
                     break
             for run, checkpoint in due:
                 if not run.diverged:
                     checkpoint(run.network)
-            now = time.monotonic()
-            if done < spec.steps and now - reported >= report_every_s:
+            if reports:
                 rate = (done - reported_step) * training.batch_size * count / (now - reported)
                 try:
                     yield Progress(done, spec.steps, rate, runs=count)
@@ -152,8 +161,7 @@ class _Run:
     spec: PretrainSpec
     network: Network
     trained: nn.ModuleDict  # the network, under the name that it has in a saved state
-    optimizer: torch.optim.Optimizer  # holds what is saved of the stack's
-    feed: Feed
+    optimizer: Optimizer  # holds what is saved of the stack's
     losses: Tensor  # (steps,) a row of the stack's
     checkpoints: Checkpoints
     saver: Saver | None
@@ -164,43 +172,28 @@ class _Run:
     @staticmethod
     def begin(
         spec: PretrainSpec,
-        data: Sequence[ComponentData],
         losses: Tensor,
         checkpoints: Checkpoints,
         saver: Saver | None,
         device: torch.device,
     ) -> _Run:
-        training, mixture = spec.training, spec.mixture
-        network = build(spec.architecture, mixture.num_classes, spec.seed).to(device).train()
+        training = spec.training
+        network = build(spec.architecture, spec.mixture.num_classes, spec.seed).to(device).train()
         trained = nn.ModuleDict({"network": network})
         optimizer = OPTIMIZERS[training.optimizer](trained, training)
         step, seconds, micro_batch = take_up(saver, trained, optimizer, losses, spec)
         assert micro_batch == training.batch_size, "a run whose batches are divided is trained alone"
-        difficulties = [d.difficulty() for d in data] if spec.ordering.kind == "curriculum" else None
-        stream = index_stream(mixture, spec.ordering, spec.seed, difficulties, spec.pool_seed)
         return _Run(
             spec=spec,
             network=network,
             trained=trained,
             optimizer=optimizer,
-            feed=Feed(stream, mixture, data, training.batch_size, device),
             losses=losses,
             checkpoints=checkpoints,
             saver=saver,
             step=step,
             seconds=seconds,
         )
-
-    def batches(self, device: torch.device) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """What the network is shown: (B, C, H, W) images, (B,) labels, and (B, D) factors of the features."""
-        training, seed = self.spec.training, self.spec.seed
-        kept = torch.ones(training.batch_size if training.dropout else 0, self.network.num_features, device=device)
-        for step, (x, y, _) in enumerate(self.feed.batches(self.step, self.spec.steps), start=self.step):
-            x = impair(x, training, generator_of(device, seed, step, "deficit"), step)
-            x = augment(x, training.augment, generator_of(device, seed, step, "augment"))
-            with noise_of_step(training.dropout > 0, device, seed, step):
-                noise = F.dropout(kept, training.dropout) if training.dropout else kept
-            yield x, y, noise
 
     def look(self, done: int, *, whole: bool) -> None:
         """Notice whether the loss has stopped being finite in the steps so far; `whole`: or the network has."""
@@ -245,33 +238,36 @@ class _Stack:
         self.optimizer = OPTIMIZERS[training.optimizer](nn.ParameterList(self._weights.values()), training)
         self._take_optimizer()
 
-    def losses(self, x: Tensor, y: Tensor, noise: Tensor) -> Tensor:
+    def losses(self, x: Tensor, y: Tensor) -> Tensor:
         """(K,) mean losses of (K, B, ...) batches. Running statistics are brought up to date in their rows."""
 
         def loss(weights: dict[str, Tensor], statistics: dict[str, Tensor], *batch: Tensor) -> Tensor:
             return functional_call(self._learner, (weights, statistics), batch)  # type: ignore[no-any-return]
 
         with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention cannot be mapped on every device
-            return torch.vmap(loss)(self._weights, self._statistics, x, y, noise)
+            return torch.vmap(loss)(self._weights, self._statistics, x, y)
 
     def share_optimizer(self) -> None:
-        """Let the runs' own optimizers see their rows of the state."""
-        for index, stacked in enumerate(self._weights.values()):
-            for row, run in enumerate(self._runs):
-                own = list(run.trained.parameters())[index]
-                run.optimizer.state[own] = {
-                    name: value[row] if isinstance(value, Tensor) and value.shape == stacked.shape else value
-                    for name, value in self.optimizer.state[stacked].items()
-                }
+        """Give the runs' own optimizers their rows of what this one remembers."""
+        remembered = self.optimizer.state_dict()
+        for row, run in enumerate(self._runs):
+            own = {
+                index: {name: value[row] if value.ndim else value for name, value in of_weight.items()}
+                for index, of_weight in remembered["state"].items()
+            }
+            run.optimizer.load_state_dict({**remembered, "state": own})
 
     def _take_optimizer(self) -> None:
-        """Take over what the runs' own optimizers were taken up with; all have made as many steps."""
-        for index, stacked in enumerate(self._weights.values()):
-            owns = [list(run.trained.parameters())[index] for run in self._runs]
-            states = [run.optimizer.state[own] for run, own in zip(self._runs, owns, strict=True)]
-            for name, value in states[0].items():
-                by_row = isinstance(value, Tensor) and value.shape == owns[0].shape
-                self.optimizer.state[stacked][name] = torch.stack([s[name] for s in states]) if by_row else value
+        """Take over what the runs' own optimizers were taken up with: all have made as many steps."""
+        remembered = [run.optimizer.state_dict() for run in self._runs]
+        stacked = {
+            index: {
+                name: torch.stack([each["state"][index][name] for each in remembered]) if value.ndim else value
+                for name, value in of_weight.items()
+            }
+            for index, of_weight in remembered[0]["state"].items()
+        }
+        self.optimizer.load_state_dict({**remembered[0], "state": stacked})
 
 
 class _Learner(nn.Module):
@@ -281,11 +277,8 @@ class _Learner(nn.Module):
         super().__init__()
         self.network, self._training = network, training
 
-    def forward(self, x: Tensor, y: Tensor, noise: Tensor) -> Tensor:
-        features = self.network.features(x)
-        if self._training.dropout:
-            features = features * noise
-        return F.cross_entropy(self.network.logits(features), y, label_smoothing=self._training.label_smoothing)
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(self.network(x), y, label_smoothing=self._training.label_smoothing)
 
 
 def _stacked(tensors: Sequence[Tensor]) -> Tensor:
@@ -296,10 +289,55 @@ def _stacked(tensors: Sequence[Tensor]) -> Tensor:
     return stack
 
 
-def _batches(runs: Sequence[_Run], device: torch.device) -> Iterator[tuple[Tensor, ...]]:
-    """Of every step, what each run is shown, stacked."""
-    for batches in zip(*(run.batches(device) for run in runs), strict=True):
-        yield tuple(torch.stack(parts) for parts in zip(*batches, strict=True))
+class _Feed:
+    """What the runs of a stack are shown, gathered for all of them at once, whichever components they share."""
+
+    def __init__(
+        self, specs: Sequence[PretrainSpec], data: Sequence[Sequence[ComponentData]], device: torch.device
+    ) -> None:
+        known = {
+            each.component.content: (share, each)
+            for spec, of_spec in zip(specs, data, strict=True)
+            for share, each in zip(spec.mixture.shares, of_spec, strict=True)
+        }
+        contents = sorted(known)
+        streams, offsets = [], []
+        for spec, of_spec in zip(specs, data, strict=True):
+            difficulties = [d.difficulty() for d in of_spec] if spec.ordering.kind == "curriculum" else None
+            streams.append(index_stream(spec.mixture, spec.ordering, spec.seed, difficulties, spec.pool_seed))
+            places = np.array([contents.index(share.component.content) for share in spec.mixture.shares])
+            offsets.append(np.array(spec.mixture.label_offsets)[streams[-1].component])
+            streams[-1] = Stream(places[streams[-1].component].astype(np.int16), streams[-1].example)
+        size = specs[0].training.batch_size
+        self._component, example, self._offset = (
+            np.stack([v[: len(v) // size * size].reshape(-1, size) for v in values], axis=1)  # (steps, K, B)
+            for values in ([s.component for s in streams], [s.example for s in streams], offsets)
+        )
+        everything = Mixture(shares=tuple(known[content][0] for content in contents), label_space="shared")
+        joined = Stream(self._component.reshape(-1), example.reshape(-1))
+        self._feed = Feed(joined, everything, [known[c][1] for c in contents], len(specs) * size, device)
+        self._device = device
+
+    def batches(self, first: int, until: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """(K * B, C, H, W) images and (K * B,) labels of the heads, run after run, as each is shown them alone."""
+        whole = self._feed.batches(first, until)
+        for begin in range(first, until, BLOCK):
+            block = slice(begin, min(begin + BLOCK, until))
+            places, offsets = (torch.from_numpy(v).to(self._device) for v in self._places(block))
+            for place, offset, (x, y, _) in zip(places, offsets, whole, strict=False):
+                yield x.index_select(0, place), y.index_select(0, place) + offset
+
+    def _places(self, block: slice) -> tuple[Indices, Indices]:
+        """(n, K * B) each: where the joint batch, in which components lie one after the other, has what each run is
+        shown, in which components lie one after the other too; and the first outputs of its labels."""
+        component, offset = self._component[block], self._offset[block]
+        steps, runs, size = component.shape
+        own = np.argsort(component, axis=2, kind="stable")
+        order = (own + size * np.arange(runs)[:, None]).reshape(steps, -1)
+        joint = np.argsort(component.reshape(steps, -1), axis=1, kind="stable")
+        place = np.empty_like(joint)
+        np.put_along_axis(place, joint, np.broadcast_to(np.arange(runs * size), joint.shape), axis=1)
+        return np.take_along_axis(place, order, axis=1), np.take_along_axis(offset.reshape(steps, -1), order, axis=1)
 
 
 # Which runs -------------------------------------------------------------------------------------------------------
@@ -318,14 +356,13 @@ class Shape:
 def shape(spec: PretrainSpec) -> Shape | None:
     """The shape of a run; None for one that is trained alone.
 
-    Alone are runs with a guide, for it reads other networks; dropout in bfloat16, whose draws depend on the type; and
-    networks that were not written here, of which nobody knows whether they can be mapped.
+    Alone are runs with a guide, for it reads other networks; with dropout, whose draws depend on how features lie in
+    memory; and networks that were not written here, of which nobody knows whether they can be mapped.
     """
-    training = spec.training
-    mappable = spec.architecture.name in ARCHITECTURES and not (training.dropout and training.precision != "float32")
-    if not mappable or spec.guide or not spec.steps or not spec.mixture.shares:
+    mappable = spec.architecture.name in ARCHITECTURES and not spec.training.dropout and not spec.guide
+    if not mappable or not spec.steps or not spec.mixture.shares:
         return None
-    return Shape(spec.architecture, training, spec.until, spec.mixture.num_classes)
+    return Shape(spec.architecture, spec.training, spec.until, spec.mixture.num_classes)
 
 
 def group_size(spec: PretrainSpec, data: Sequence[ComponentData], count: int, device: torch.device) -> int:

@@ -8,6 +8,7 @@ the seed and the step's number, and nothing else is carried along.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import os
@@ -185,18 +186,18 @@ def pretrain(
 # What the network sees --------------------------------------------------------------------------------------------
 
 
-def flip(x: Tensor, generator: torch.Generator) -> Tensor:
+def flip(x: Tensor, *generators: torch.Generator) -> Tensor:
     """Each image left to right with probability one half."""
-    flipped = torch.rand(len(x), generator=generator, device=x.device) < 0.5
+    flipped = _drawn(x, generators, _uniform) < 0.5
     return torch.where(flipped.view(-1, 1, 1, 1), x.flip(-1), x)
 
 
-def crop(x: Tensor, generator: torch.Generator) -> Tensor:
+def crop(x: Tensor, *generators: torch.Generator) -> Tensor:
     """Each image moved by up to an eighth of its height and width, what comes in reflected at the border."""
     for axis in (2, 3):
         length = x.shape[axis]
         margin = length // 8
-        shift = torch.randint(-margin, margin + 1, (len(x), 1), generator=generator, device=x.device)
+        shift = _drawn(x, generators, functools.partial(_shifts, margin))
         place = (torch.arange(length, device=x.device) + shift).abs()
         place = torch.where(place >= length, 2 * (length - 1) - place, place)  # (B, length)
         shape = (len(x), 1, length, 1) if axis == 2 else (len(x), 1, 1, length)
@@ -204,14 +205,29 @@ def crop(x: Tensor, generator: torch.Generator) -> Tensor:
     return x
 
 
-AUGMENTATIONS: Mapping[str, Callable[[Tensor, torch.Generator], Tensor]] = {"flip": flip, "crop": crop}
+def _uniform(count: int, generator: torch.Generator) -> Tensor:
+    return torch.rand(count, generator=generator, device=generator.device)
 
 
-def augment(x: Tensor, names: Sequence[str], generator: torch.Generator) -> Tensor:
-    """The batch (B, C, H, W) after the named augmentations."""
+def _shifts(margin: int, count: int, generator: torch.Generator) -> Tensor:
+    """(count, 1) pixels in [-margin, margin]."""
+    return torch.randint(-margin, margin + 1, (count, 1), generator=generator, device=generator.device)
+
+
+AUGMENTATIONS: Mapping[str, Callable[..., Tensor]] = {"flip": flip, "crop": crop}
+
+
+def augment(x: Tensor, names: Sequence[str], *generators: torch.Generator) -> Tensor:
+    """The batch (B, C, H, W) after the named augmentations; with K generators each draws for one of K equal parts."""
     for name in names:
-        x = AUGMENTATIONS[name](x, generator)
+        x = AUGMENTATIONS[name](x, *generators)
     return x
+
+
+def _drawn(x: Tensor, generators: Sequence[torch.Generator], draw: Callable[[int, torch.Generator], Tensor]) -> Tensor:
+    """(B, ...) draws for the images of a batch, of which each generator has an equal part."""
+    parts = [draw(len(x) // len(generators), generator) for generator in generators]
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
 def impair(x: Tensor, training: Training, generator: torch.Generator, step: int) -> Tensor:
