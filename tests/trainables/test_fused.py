@@ -4,15 +4,20 @@ import copy
 import math
 import time
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from test_architectures import narrow
 from test_pretrain import CPU, Memory, ended, finished, same, specified
 
 from trainables import components, fused
 from trainables.architectures import ARCHITECTURES
+from trainables.feed import Feed
 from trainables.mixture import mixture_of
+from trainables.ordering import index_stream
 from trainables.pretrain import Diverged, pretrain
 from trainables.spec import Architecture, Ordering, Source
 
@@ -120,6 +125,28 @@ def test_mixtures_orderings_and_baselines_of_equal_heads_are_one_stack(digits, o
     assert_equal(together(mixed), mixed)
     baseline = specified(digits, odd, training=training, weights={"digits": 1})
     assert fused.shape(baseline) != fused.shape(mixed[0]), "its head has ten outputs, not fifteen"
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3), st.integers(1, 3)), min_size=1, max_size=4),
+    st.integers(0, 8),
+    st.integers(1, 4),
+)
+def test_a_stack_is_shown_what_its_runs_are_shown_alone_byte_for_byte(digits, odd, drawn, first, block):
+    """In the same order too, whichever components each has, from wherever it is taken up."""
+    specs = [
+        specified(digits, odd, seed=seed, weights={"digits": a, "odd": b}, training={"steps": 9, "batch_size": 6})
+        for seed, a, b in drawn
+    ]
+    with mock.patch.object(fused, "BLOCK", block):
+        found = list(fused._Feed(specs, [data_of(spec) for spec in specs], CPU).batches(first, 9))
+    for row, spec in enumerate(specs):
+        stream = index_stream(spec.mixture, spec.ordering, spec.seed)
+        alone = list(Feed(stream, spec.mixture, data_of(spec), 6, CPU).batches(first, 9))
+        assert len(found) == len(alone) == 9 - first
+        for (x, y), (its_x, its_y, _) in zip(found, alone, strict=True):
+            assert torch.equal(x.view(len(specs), 6, 1, 8, 8)[row], its_x)
+            assert torch.equal(y.view(len(specs), 6)[row], its_y)
 
 
 def test_a_run_that_diverges_leaves_the_others_alone(digits, odd):
