@@ -21,8 +21,9 @@ from trainables.ordering import index_stream
 from trainables.pretrain import Diverged, pretrain
 from trainables.spec import Architecture, Ordering, Source
 
-# Rounding of float32 grows from step to step; these are the largest differences of a few steps, times ten.
-STEPS, TOLERANCE = 3, 2e-4
+# Rounding of float32 grows from step to step. After three of them weights differed by at most 8e-7 (resnet50; most by
+# 2e-7), losses by 8e-7 of themselves. A GPU may multiply in TF32, whose rounding is a thousand times coarser.
+STEPS, TOLERANCE, TOLERANCE_ON_A_GPU = 3, 1e-5, 1e-2
 
 
 @pytest.fixture(scope="module")
@@ -272,7 +273,7 @@ def test_on_a_gpu_a_stack_ends_where_its_runs_end_alone(digits, odd, name):
         training={"steps": STEPS, "batch_size": 8, "learning_rate": 0.01, "augment": ("flip", "crop")},
     )
     for run, spec in zip(together(specs, cuda), specs, strict=True):
-        assert apart(run, ended(pretrain(spec, data_of(spec), device=cuda))) < 10 * TOLERANCE
+        assert apart(run, ended(pretrain(spec, data_of(spec), device=cuda))) < TOLERANCE_ON_A_GPU
     assert same(together(specs, cuda)[1], together([specs[1]] * 3, cuda)[1])
 
 
