@@ -7,7 +7,7 @@ A stage is *bit-equal* if its tensors have the same checksums and its result the
 if no difference exceeds the tolerance t: numbers differ by at most t (above 1, by that share of the larger), those of a
 tensor by at most t of its largest one, and the answers to at most that share of the test examples. What was chosen on
 validation, and what is no number, has to be the same. Everything else is *different*. What a run cost (seconds, device,
-batches that were divided for want of memory) is not compared.
+batches that were divided for want of memory, how many runs were trained as one) is not compared.
 """
 
 from __future__ import annotations
@@ -37,7 +37,17 @@ Verdict = Literal["bit-equal", "within tolerance", "different", "not stored"]
 
 TOLERANCE = 1e-3  # of an accuracy, 0.1 points
 PROVENANCE = ("revision", "versions", "device")
-NOT_COMPARED = (*PROVENANCE, "seconds", "started", "finished", "examples_per_second", "worker", "micro_batch")
+NOT_COMPARED = (
+    *PROVENANCE,
+    "seconds",
+    "started",
+    "finished",
+    "examples_per_second",
+    "worker",
+    "micro_batch",
+    "fused",
+    "place",
+)
 MOST_NEAR = 3  # trials that are listed where there is no such one
 
 
@@ -181,7 +191,7 @@ def replay(
     names = {cell.transfer.component.content: cell.component for cell in spec.cells}
     with tempfile.TemporaryDirectory(prefix="bottleneck-replay-", ignore_cleanup_errors=True) as folder:
         scratch = Store(folder)
-        _repeat(spec, scratch, read.resources, say)
+        _repeat(spec, store, scratch, read.resources, say)
         stages = list(spec.stages())
         found = tuple(_compared(stage, store, scratch, names, tolerance) for stage in stages)
         stored_with, repeated_with = (_provenance(stages, side) for side in (store, scratch))
@@ -290,18 +300,28 @@ def _is_stored(cell: Cell, store: Store) -> bool:
     return bool(store.existing((stage.kind, stage.digest) for stage in stages))
 
 
-def _repeat(spec: TrialSpec, scratch: Store, resources: sweeps.Resources, say: Callable[[str], None]) -> None:
-    """Compute a trial into the scratch store, as a worker of its sweep would."""
+def _repeat(
+    spec: TrialSpec, store: Store, scratch: Store, resources: sweeps.Resources, say: Callable[[str], None]
+) -> None:
+    """Compute a trial into the scratch store, as a worker of its sweep would.
+
+    A run that was trained as one with others on a device like this one is trained so again, for its numbers depend on
+    how many there were; anywhere else it is trained alone.
+    """
     import torch
 
+    from trainables.fused import alone
     from trainables.trial import trial_steps
 
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, int(resources.cpu)))
     device = "cuda" if resources.gpu and torch.cuda.is_available() else "cpu"
+    here = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+    stored = ((s.digest, store.get(s.kind, s.digest)) for s in spec.stages() if isinstance(s, PretrainSpec))
+    as_then = {digest: result for digest, result in stored if result and result["device"] == here}
     try:
         done = -1
-        for progress in trial_steps(spec, scratch, device=device):
+        for progress in trial_steps(spec, scratch, device=device, grouping=alone, repeated=as_then):
             if progress.stages_done != done:
                 done = progress.stages_done
                 say(f"{done} of {progress.stages_total} stages: {progress.doing}")

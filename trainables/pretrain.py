@@ -8,6 +8,7 @@ the seed and the step's number, and nothing else is carried along.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import os
@@ -54,6 +55,7 @@ class Progress:
     step: int
     steps: int
     examples_per_second: float  # since the last report
+    runs: int = 1  # that are trained as one
 
 
 @dataclass(frozen=True)
@@ -104,14 +106,14 @@ def pretrain(
     network.to(device).train()
     guidance = None
     if spec.guide:
-        with _repeatable(device):
+        with repeatable(device):
             guidance = guides.guide(spec, teachers, network, data, device)
     trained = nn.ModuleDict({"network": network})
     if guidance is not None:
         trained["guide"] = guidance.modules.to(device)
     optimizer = OPTIMIZERS[training.optimizer](trained, training)
     losses = torch.full((training.steps,), math.nan, device=device)
-    first, seconds, micro_batch = _take_up(saver, trained, optimizer, losses, spec)
+    first, seconds, micro_batch = take_up(saver, trained, optimizer, losses, spec)
     difficulties = [d.difficulty() for d in data] if spec.ordering.kind == "curriculum" else None
     stream = index_stream(mixture, spec.ordering, spec.seed, difficulties, spec.pool_seed)
     feed = Feed(stream, mixture, data, training.batch_size, device)
@@ -129,18 +131,18 @@ def pretrain(
             return F.cross_entropy(logits, y, label_smoothing=training.label_smoothing)
         return guidance.loss(features, logits, y, rows)
 
-    with _repeatable(device):
+    with repeatable(device):
         for step, (x, y, rows) in enumerate(feed.batches(first, spec.steps), start=first):
             if training.deficit:
-                x = impair(x, training, _generator(device, spec.seed, step, "deficit"), step)
+                x = impair(x, training, generator_of(device, spec.seed, step, "deficit"), step)
             if training.augment:
-                x = augment(x, training.augment, _generator(device, spec.seed, step, "augment"))
+                x = augment(x, training.augment, generator_of(device, spec.seed, step, "augment"))
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(training, step)
             while True:
                 optimizer.zero_grad()
                 try:
-                    with _noise_of_step(noisy, device, spec.seed, step):
+                    with noise_of_step(noisy, device, spec.seed, step):
                         loss = _gradients(loss_of, (x, y, rows), micro_batch, device, training.precision)
                     break
                 except (RuntimeError, MemoryError) as error:
@@ -158,8 +160,8 @@ def pretrain(
             now = time.monotonic()
             reports = done < spec.steps and now - reported >= report_every_s
             if reports or done == spec.steps or checkpoint:  # and no more often: the host waits for the device here
-                _raise_if_diverged(losses[:done])
-            if (done == spec.steps or checkpoint) and not _is_finite(network):
+                raise_if_diverged(losses[:done])
+            if (done == spec.steps or checkpoint) and not is_finite(network):
                 raise Diverged(step)
             if checkpoint:
                 checkpoint(network)
@@ -168,34 +170,34 @@ def pretrain(
                 try:
                     yield Progress(done, spec.steps, rate)
                 except GeneratorExit:
-                    _save(saver, trained, optimizer, losses, done, seconds + time.monotonic() - started, micro_batch)
+                    save(saver, trained, optimizer, losses, done, seconds + time.monotonic() - started, micro_batch)
                     raise
                 reported, reported_step = time.monotonic(), done
             if now - saved >= save_every_s:
-                _save(saver, trained, optimizer, losses, done, seconds + now - started, micro_batch)
+                save(saver, trained, optimizer, losses, done, seconds + now - started, micro_batch)
                 saved = time.monotonic()
 
     if spec.until is not None and first < spec.steps:
-        _save(saver, trained, optimizer, losses, spec.steps, seconds + time.monotonic() - started, micro_batch)
-    curve = _curve(losses[: spec.steps].cpu())
+        save(saver, trained, optimizer, losses, spec.steps, seconds + time.monotonic() - started, micro_batch)
+    curve = loss_curve(losses[: spec.steps].cpu())
     return Pretrained(network.cpu().eval(), curve, seconds + time.monotonic() - started, micro_batch)
 
 
 # What the network sees --------------------------------------------------------------------------------------------
 
 
-def flip(x: Tensor, generator: torch.Generator) -> Tensor:
+def flip(x: Tensor, *generators: torch.Generator) -> Tensor:
     """Each image left to right with probability one half."""
-    flipped = torch.rand(len(x), generator=generator, device=x.device) < 0.5
+    flipped = _drawn(x, generators, _uniform) < 0.5
     return torch.where(flipped.view(-1, 1, 1, 1), x.flip(-1), x)
 
 
-def crop(x: Tensor, generator: torch.Generator) -> Tensor:
+def crop(x: Tensor, *generators: torch.Generator) -> Tensor:
     """Each image moved by up to an eighth of its height and width, what comes in reflected at the border."""
     for axis in (2, 3):
         length = x.shape[axis]
         margin = length // 8
-        shift = torch.randint(-margin, margin + 1, (len(x), 1), generator=generator, device=x.device)
+        shift = _drawn(x, generators, functools.partial(_shifts, margin))
         place = (torch.arange(length, device=x.device) + shift).abs()
         place = torch.where(place >= length, 2 * (length - 1) - place, place)  # (B, length)
         shape = (len(x), 1, length, 1) if axis == 2 else (len(x), 1, 1, length)
@@ -203,14 +205,29 @@ def crop(x: Tensor, generator: torch.Generator) -> Tensor:
     return x
 
 
-AUGMENTATIONS: Mapping[str, Callable[[Tensor, torch.Generator], Tensor]] = {"flip": flip, "crop": crop}
+def _uniform(count: int, generator: torch.Generator) -> Tensor:
+    return torch.rand(count, generator=generator, device=generator.device)
 
 
-def augment(x: Tensor, names: Sequence[str], generator: torch.Generator) -> Tensor:
-    """The batch (B, C, H, W) after the named augmentations."""
+def _shifts(margin: int, count: int, generator: torch.Generator) -> Tensor:
+    """(count, 1) pixels in [-margin, margin]."""
+    return torch.randint(-margin, margin + 1, (count, 1), generator=generator, device=generator.device)
+
+
+AUGMENTATIONS: Mapping[str, Callable[..., Tensor]] = {"flip": flip, "crop": crop}
+
+
+def augment(x: Tensor, names: Sequence[str], *generators: torch.Generator) -> Tensor:
+    """The batch (B, C, H, W) after the named augmentations; with K generators each draws for one of K equal parts."""
     for name in names:
-        x = AUGMENTATIONS[name](x, generator)
+        x = AUGMENTATIONS[name](x, *generators)
     return x
+
+
+def _drawn(x: Tensor, generators: Sequence[torch.Generator], draw: Callable[[int, torch.Generator], Tensor]) -> Tensor:
+    """(B, ...) draws for the images of a batch, of which each generator has an equal part."""
+    parts = [draw(len(x) // len(generators), generator) for generator in generators]
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
 def impair(x: Tensor, training: Training, generator: torch.Generator, step: int) -> Tensor:
@@ -270,7 +287,7 @@ def _gradients(
     for first in range(0, size, micro_batch):
         whole = size <= micro_batch
         part = batch if whole else tuple(value[first : first + micro_batch] for value in batch)
-        with _mixed_precision(device, precision):
+        with mixed_precision(device, precision):
             loss = loss_of(*part)
         if not whole:
             loss = loss * (len(part[0]) / size)
@@ -292,7 +309,7 @@ def _smaller(micro_batch: int, splits: bool, why: str) -> int:
     )
 
 
-def _generator(device: torch.device, seed: int, step: int, purpose: str) -> torch.Generator:
+def generator_of(device: torch.device, seed: int, step: int, purpose: str) -> torch.Generator:
     return torch.Generator(device).manual_seed((derive_seed(seed, purpose) << 31) + step)
 
 
@@ -303,7 +320,7 @@ def _is_noisy(module: nn.Module) -> bool:
 
 
 @contextlib.contextmanager
-def _noise_of_step(noisy: bool, device: torch.device, seed: int, step: int) -> Iterator[None]:
+def noise_of_step(noisy: bool, device: torch.device, seed: int, step: int) -> Iterator[None]:
     """Dropout and stochastic depth draw from the global generators: these are seeded for the step, then put back."""
     if not noisy:
         yield
@@ -313,7 +330,7 @@ def _noise_of_step(noisy: bool, device: torch.device, seed: int, step: int) -> I
         yield
 
 
-def _mixed_precision(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
+def mixed_precision(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
     if precision == "float32":
         return (
             contextlib.nullcontext()
@@ -322,7 +339,7 @@ def _mixed_precision(device: torch.device, precision: str) -> contextlib.Abstrac
 
 
 @contextlib.contextmanager
-def _repeatable(device: torch.device) -> Iterator[None]:
+def repeatable(device: torch.device) -> Iterator[None]:
     """On a GPU, the algorithms that give the same result every time; a warning where there is none."""
     if device.type != "cuda":
         yield
@@ -335,17 +352,17 @@ def _repeatable(device: torch.device) -> Iterator[None]:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
-def _raise_if_diverged(losses: Tensor) -> None:
+def raise_if_diverged(losses: Tensor) -> None:
     bad = ~torch.isfinite(losses)
     if bool(bad.any()):
         raise Diverged(int(bad.nonzero()[0]))
 
 
-def _is_finite(network: nn.Module) -> bool:
+def is_finite(network: nn.Module) -> bool:
     return all(bool(value.isfinite().all()) for value in network.state_dict().values())
 
 
-def _curve(losses: Tensor) -> tuple[tuple[int, float], ...]:
+def loss_curve(losses: Tensor) -> tuple[tuple[int, float], ...]:
     bins = np.array_split(losses.double().numpy(), min(LOSS_CURVE_POINTS, len(losses)))
     ends = np.cumsum([len(b) for b in bins])
     return tuple((int(end), float(b.mean())) for end, b in zip(ends, bins, strict=True))
@@ -354,7 +371,7 @@ def _curve(losses: Tensor) -> tuple[tuple[int, float], ...]:
 # State ------------------------------------------------------------------------------------------------------------
 
 
-def _save(
+def save(
     saver: Saver | None,
     trained: nn.Module,
     optimizer: Optimizer,
@@ -373,7 +390,7 @@ def _save(
     )
 
 
-def _take_up(
+def take_up(
     saver: Saver | None, trained: nn.Module, optimizer: Optimizer, losses: Tensor, spec: PretrainSpec
 ) -> tuple[int, float, int]:
     """Put back a state that was saved no later than where the run ends; the next step, the seconds spent so far, and

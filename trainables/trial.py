@@ -14,16 +14,17 @@ import socket
 import subprocess
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from trainables import components, protocols, retention, room, trajectory
+from trainables import components, fused, protocols, retention, room, trajectory
 from trainables.architectures import Network, build, measure
 from trainables.components import ComponentData
 from trainables.memory import OutOfMemory, is_exhausted
@@ -47,6 +48,9 @@ log = logging.getLogger(__name__)
 Note = Callable[..., None]  # Journal.write: (event, **what)
 
 MAX_KEPT_FLOATS = 2**26  # of networks in memory: those used last
+
+# Of so many pretraining runs of one shape, how many to train as one: (one of them, its data, how many, device) -> size.
+Grouping = Callable[[PretrainSpec, Sequence[ComponentData], int, torch.device], int]
 
 
 @dataclass(frozen=True)
@@ -92,15 +96,22 @@ def trial_steps(
     device: str | None = None,
     note: Note | None = None,
     report_every_s: float = 2.0,
+    grouping: Grouping | None = None,
+    repeated: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Generator[TrialProgress, None, None]:
     """`run_trial`, pausing at least once, after every stage and every `report_every_s`; closing it saves the state.
 
     Rungs come first: all seeds are trained as far as the rung, and what was asked for there is measured. A stage that
     another process is computing is put off: the trial does its other work first, then waits.
+
+    Args:
+        grouping: decides which pretraining runs of one shape are trained as one; None: that which is fastest.
+        repeated: results of pretraining runs, by digest, that are to come about as they did: a run that was trained as
+            one with others is trained as one with copies of itself.
     """
     names = {cell.transfer.component.content: cell.component for cell in spec.cells}
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    work = _Work(store, chosen, note or _silent, names)
+    work = _Work(store, chosen, note or _silent, names, grouping or fused.group_size, repeated or {})
     for position, rung in enumerate(spec.rungs):
         stages = list(rung.stages())
         yield from _all(stages, work, report_every_s)
@@ -168,9 +179,19 @@ def _attempt(
 class _Work:
     """What a trial has at hand while it runs: results seen so far, data and networks in memory."""
 
-    def __init__(self, store: Store, device: torch.device, note: Note, names: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        device: torch.device,
+        note: Note,
+        names: Mapping[str, str],
+        grouping: Grouping = fused.group_size,
+        repeated: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    ) -> None:
         self.store, self.device, self.note, self.names = store, device, note, names
+        self._grouping, self._repeated = grouping, repeated
         self.computed = 0
+        self._most: dict[fused.Shape | None, int] = {}  # runs as one, where more did not fit into memory
         self._results: dict[str, Mapping[str, Any]] = {}
         self._networks: OrderedDict[str, Network] = OrderedDict()  # those used last
 
@@ -211,7 +232,7 @@ class _Work:
             stages_done=len(stages) - len(pending) - (stage is not None),
             stages_total=len(stages),
             computed=self.computed,
-            doing=f"{doing}, step {run.step:,} of {run.steps:,}" if run else doing,
+            doing=f"{doing}{_and_more(run)}, step {run.step:,} of {run.steps:,}" if run else doing,
             step=run.step if run else 0,
             examples_per_second=run.examples_per_second if run else 0.0,
         )
@@ -238,12 +259,12 @@ class _Work:
             result = self._retention(stage)
         else:
             result = self._trajectory(stage)
-        self._computed(stage, result, started)
+        self._computed(stage, result, time.monotonic() - started)
 
-    def _computed(self, stage: StageSpec, result: Mapping[str, Any], started: float) -> None:
+    def _computed(self, stage: StageSpec, result: Mapping[str, Any], seconds: float) -> None:
         self._results[stage.digest] = result
         self.computed += 1
-        seconds = time.monotonic() - started
+        seconds /= result.get("fused", 1)  # of runs that were trained as one each took its share
         self.note(
             "stage",
             kind=stage.kind,
@@ -260,59 +281,175 @@ class _Work:
     def _pretrain(
         self, stage: PretrainSpec, pending: Iterable[StageSpec], report_every_s: float
     ) -> Generator[Progress, None, dict[str, Any]]:
-        started = time.time()
+        """Train a run, and with it other pending runs of its shape if that is faster; each is put into the store."""
+        started, since = time.time(), time.monotonic()
         if stage.until and self.settled(stage.run):
             whole = self._results.get(stage.run.digest, {})
             if whole.get("status") == "diverged" and whole["diverged_at"] < stage.until:
                 result = self._result(started) | {"status": "diverged", "diverged_at": whole["diverged_at"]}
                 self.store.put(stage, result)
                 return result
-        data = [_data(share.component) for share in stage.mixture.shares]
-        teachers = [self._network(teacher) for teacher in stage.guide.teachers] if stage.guide else []
-        saver = _StoreSaver(self.store, stage.run.digest)
-        earlier = [s for s in pending if isinstance(s, PretrainSpec) and 0 < s.steps < stage.steps]
-        checkpoints = {
-            other.steps: functools.partial(self._checkpoint, other, started, time.monotonic())
-            for other in earlier
-            if other.run.digest == stage.run.digest
-        }
+        if "fused" in self._repeated.get(stage.digest, {}):
+            return (yield from self._repeat(stage, pending, started, report_every_s))
+        with contextlib.ExitStack() as claims:
+            group = [stage, *self._joining(stage, pending, claims)]
+            outcomes = yield from self._train(group, pending, started, report_every_s)
+            for place in range(1, len(outcomes)):
+                result = self._ended(group[place], outcomes[place], started, _together(len(outcomes), place))
+                self._computed(group[place], result, time.monotonic() - since)
+            return self._ended(stage, outcomes[0], started, _together(len(outcomes), 0))
+
+    def _joining(
+        self, stage: PretrainSpec, pending: Iterable[StageSpec], claims: contextlib.ExitStack
+    ) -> list[PretrainSpec]:
+        """The pending runs that are trained as one with `stage`, claimed until `claims` are given up."""
+        shape = fused.shape(stage)
+        alike = [s for s in pending if isinstance(s, PretrainSpec) and shape and fused.shape(s) == shape]
+        count = min(len(alike) + 1, self._most.get(shape, len(alike) + 1))
+        size = self._grouping(stage, _data_of(stage), count, self.device) if count > 1 else 1
+        joined: list[PretrainSpec] = []
+        if size == 1 or self._state(stage)[1] < stage.training.batch_size:
+            return joined
+        for other in alike:
+            if len(joined) + 1 < size and self._is_free(other, pending) and _is_resident(other):
+                mine = claims.enter_context(self.store.claim(other.run.digest))
+                self.forget(other)  # another process may have finished it between the look and the claim
+                if mine and not self.settled(other) and self._state(other) == self._state(stage):
+                    joined.append(other)
+        return joined
+
+    def _is_free(self, stage: PretrainSpec, pending: Iterable[StageSpec]) -> bool:
+        """Whether a run has still to be trained, and is no checkpoint of one that has been, or has to be."""
+        if self.settled(stage) or (stage.until and self.settled(stage.run)):
+            return False
+        return not self.comes_by_the_way(stage, pending)
+
+    def _state(self, stage: PretrainSpec) -> tuple[int, int]:
+        """The step at which a run will be taken up, and its micro-batch."""
+        kept = self.store.load_state(stage.run.digest)
+        if kept is None or int(kept[1]["step"]) > stage.steps:
+            return 0, stage.training.batch_size
+        return int(kept[1]["step"]), int(kept[1].get("micro_batch", stage.training.batch_size))
+
+    def _train(
+        self, group: Sequence[PretrainSpec], pending: Iterable[StageSpec], started: float, report_every_s: float
+    ) -> Generator[Progress, None, list[Pretrained | Diverged]]:
+        """The outcomes of the first runs of the group: of all of them, unless they do not fit into memory together."""
+        savers = [_StoreSaver(self.store, stage.run.digest) for stage in group]
+        checkpoints = [
+            self._checkpoints(stage, pending, started, _together(len(group), place))
+            for place, stage in enumerate(group)
+        ]
+        if len(group) == 1:
+            return [(yield from self._train_alone(group[0], checkpoints[0], savers[0], report_every_s))]
         try:
-            run: Pretrained = yield from pretrain(
-                stage,
-                data,
-                device=self.device,
-                teachers=teachers,
-                checkpoints=checkpoints,
-                saver=saver,
-                report_every_s=report_every_s,
+            return (
+                yield from fused.pretrain_all(
+                    group,
+                    [_data_of(stage) for stage in group],
+                    device=self.device,
+                    checkpoints=checkpoints,
+                    savers=savers,
+                    report_every_s=report_every_s,
+                )
+            )
+        except (RuntimeError, MemoryError) as error:
+            if not is_exhausted(error):
+                raise
+            why = " ".join(str(error).split())
+        fewer = len(group) // 2  # out of the handler, which holds what filled the memory
+        log.warning("%s runs do not fit into memory as one; on with %s (%s)", len(group), fewer, why)
+        self._most[fused.shape(group[0])] = fewer
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return (yield from self._train(group[:fewer], pending, started, report_every_s))
+
+    def _repeat(
+        self, stage: PretrainSpec, pending: Iterable[StageSpec], started: float, report_every_s: float
+    ) -> Generator[Progress, None, dict[str, Any]]:
+        """Train a run at its place among as many as before: with whom makes no difference to its numbers."""
+        count, place = (self._repeated[stage.digest][name] for name in ("fused", "place"))
+        together = _together(count, place)
+        checkpoints = self._checkpoints(stage, pending, started, together)
+        outcomes = yield from fused.pretrain_all(
+            [stage] * count,
+            [_data_of(stage)] * count,
+            device=self.device,
+            checkpoints=[checkpoints if row == place else {} for row in range(count)],
+            report_every_s=report_every_s,
+        )
+        return self._ended(stage, outcomes[place], started, together)
+
+    def _train_alone(
+        self,
+        stage: PretrainSpec,
+        checkpoints: Mapping[int, Callable[[Network], None]],
+        saver: _StoreSaver,
+        report_every_s: float,
+    ) -> Generator[Progress, None, Pretrained | Diverged]:
+        teachers = [self._network(teacher) for teacher in stage.guide.teachers] if stage.guide else []
+        try:
+            return (
+                yield from pretrain(
+                    stage,
+                    _data_of(stage),
+                    device=self.device,
+                    teachers=teachers,
+                    checkpoints=checkpoints,
+                    saver=saver,
+                    report_every_s=report_every_s,
+                )
             )
         except Diverged as diverged:
-            result = self._result(started) | {"status": "diverged", "diverged_at": diverged.step}
+            return diverged
+
+    def _ended(
+        self, stage: PretrainSpec, outcome: Pretrained | Diverged, started: float, together: Mapping[str, int]
+    ) -> dict[str, Any]:
+        """Put what has become of a run into the store."""
+        saver = _StoreSaver(self.store, stage.run.digest)
+        if isinstance(outcome, Diverged):
+            result = self._result(started) | {"status": "diverged", "diverged_at": outcome.step, **together}
             self.store.put(stage, result)
             if stage.until:  # what a run does before its checkpoint it does in any case
                 self.store.put(stage.run, result)
-                self._computed(stage.run, result, started)
+                self._computed(stage.run, result, 0.0)  # the time is the stage's
             saver.drop()
             return result
-        result = self._trained(stage, started, run.seconds) | {
-            "loss_curve": run.loss_curve,
-            "micro_batch": run.micro_batch,
+        result = self._trained(stage, started, outcome.seconds) | {
+            "loss_curve": outcome.loss_curve,
+            "micro_batch": outcome.micro_batch,
+            **together,
         }
-        self.store.put(stage, result, {"weights": run.network.state_dict()})
+        self.store.put(stage, result, {"weights": outcome.network.state_dict()})
         if stage.until is None or self.settled(stage.run):
             saver.drop()
-        self._keep(stage, run.network)
+        self._keep(stage, outcome.network)
         return result
 
-    def _checkpoint(self, stage: PretrainSpec, started: float, since: float, network: Network) -> None:
+    def _checkpoints(
+        self, stage: PretrainSpec, pending: Iterable[StageSpec], started: float, together: Mapping[str, int]
+    ) -> dict[int, Callable[[Network], None]]:
+        """By step, what keeps a pending checkpoint of a run on its way."""
+        earlier = [s for s in pending if isinstance(s, PretrainSpec) and 0 < s.steps < stage.steps]
+        return {
+            other.steps: functools.partial(self._checkpoint, other, started, time.monotonic(), together)
+            for other in earlier
+            if other.run.digest == stage.run.digest
+        }
+
+    def _checkpoint(
+        self, stage: PretrainSpec, started: float, since: float, together: Mapping[str, int], network: Network
+    ) -> None:
         """Put the weights of a run on its way to its end. `since` is `started` on the clock that never jumps."""
         self.forget(stage)
         if self.settled(stage):
             return
-        result = self._trained(stage, started, time.monotonic() - since)
+        seconds = (time.monotonic() - since) / together.get("fused", 1)
+        result = {**self._trained(stage, started, seconds), **together}
         weights = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
         self.store.put(stage, result, {"weights": weights})
-        self._computed(stage, result, time.monotonic())  # the time is the run's
+        self._computed(stage, result, 0.0)  # the time is the run's
 
     def _trained(self, stage: PretrainSpec, started: float, seconds: float) -> dict[str, Any]:
         size = measure(stage.architecture)
@@ -426,6 +563,24 @@ class _StoreSaver:
 
     def drop(self) -> None:
         self.store.drop_state(self.digest)
+
+
+def _and_more(run: Progress) -> str:
+    return f" and {run.runs - 1} more as one" if run.runs > 1 else ""
+
+
+def _together(count: int, place: int) -> dict[str, int]:
+    """How a run was trained, for its result: with how many as one, itself counted, and at which place."""
+    return {"fused": count, "place": place} if count > 1 else {}
+
+
+def _data_of(stage: PretrainSpec) -> list[ComponentData]:
+    return [_data(share.component) for share in stage.mixture.shares]
+
+
+def _is_resident(stage: PretrainSpec) -> bool:
+    """Whether what a run is shown lies in memory; else it has decoding workers, and all there are of them."""
+    return all(data.train.resident for data in _data_of(stage))
 
 
 @functools.lru_cache(64)

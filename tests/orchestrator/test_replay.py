@@ -95,6 +95,18 @@ def test_a_trial_that_is_repeated_is_bit_equal_and_neither_the_store_nor_the_scr
     assert list((folder.parent / "scratch").iterdir()) == []
 
 
+def test_a_run_that_was_trained_as_one_with_others_is_repeated_so_to_the_last_bit(tmp_path, monkeypatch):
+    monkeypatch.setattr("trainables.fused.group_size", lambda spec, data, count, device: count)
+    plan = sweep_in(tmp_path, trajectory="")
+    run = next(cell.transfer.members[0] for cell in plan.trials[0].cells if cell.seed == 1)
+    stored = Store(tmp_path).get("pretrain", run.digest)
+    assert (stored["fused"], stored["place"]) == (2, 1)
+    assert again(tmp_path, plan, seed=1).verdict == "bit-equal"
+    tamper(tmp_path, run, lambda result: result.update(device="another GPU"))
+    elsewhere = again(tmp_path, plan, seed=1)
+    assert next(s for s in elsewhere.stages if s.digest == run.digest).verdict == "within tolerance", "trained alone"
+
+
 def test_a_tampered_accuracy_is_different_and_names_the_stage(copy):
     folder, plan = copy
     probe = plan.trials[0].cells[1].transfer

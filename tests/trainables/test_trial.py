@@ -19,7 +19,7 @@ from trainables import representation as representations
 from trainables import trial as trial_module
 from trainables.checkpoints import schedule
 from trainables.mixture import mixture_of
-from trainables.pretrain import pretrain
+from trainables.pretrain import Diverged, pretrain
 from trainables.spec import (
     Architecture,
     Cell,
@@ -511,3 +511,156 @@ def test_a_run_that_diverges_before_its_rung_has_diverged_as_a_whole(tmp_path, t
     assert store.get("pretrain", run.digest)["status"] == "diverged"
     assert store.get("probe", trial.rungs[0].cells[0].transfer.digest) is None
     assert run.digest not in [spec.digest for spec in trained]
+
+
+# Runs that are trained as one -----------------------------------------------------------------------------------------
+
+
+def as_one(spec, data, count, device):
+    """As if that were the fastest."""
+    return count
+
+
+def run_as_one(trial, store, note=None, **options):
+    for progress in trial_steps(trial, store, device="cpu", note=note, **({"grouping": as_one} | options)):
+        last = progress
+    return last
+
+
+def trained_as(store, trial):
+    """(fused, place) of every run with steps, in the order of the trial."""
+    runs = [store.get("pretrain", s.digest) for s in trial.stages() if s.kind == "pretrain" and s.steps]
+    return [(run.get("fused"), run.get("place")) for run in runs]
+
+
+def test_the_replicates_of_a_trial_are_trained_as_one_and_each_is_a_stage_of_its_own(tmp_path):
+    store, trial, events = Store(tmp_path / "one"), small_trial(seeds=(0, 1, 2)), []
+    progress = run_as_one(trial, store, lambda event, **what: events.append(what))
+    assert progress.stages_done == progress.stages_total
+    assert Counter(e["digest"] for e in events) == Counter(s.digest for s in trial.stages())
+    places = [(3, 0), (3, 1), (3, 2)]
+    # Baselines of ten classes, of five, and mixtures of fifteen: each has a head of its own size, and three seeds.
+    assert sorted(trained_as(store, trial)) == sorted(places * 3)
+    alone = Store(tmp_path / "alone")
+    run_trial(trial, alone, device="cpu")
+    assert set(trained_as(alone, trial)) == {(None, None)}, "a CPU trains each by itself"
+    for stage in trial.stages():
+        one, other = (s.get(stage.kind, stage.digest) for s in (store, alone))
+        if stage.kind == "pretrain" and stage.steps:
+            assert [step for step, _ in one["loss_curve"]] == [step for step, _ in other["loss_curve"]]
+            pairs = zip(one["loss_curve"], other["loss_curve"], strict=True)
+            assert all(loss == pytest.approx(expected, rel=1e-3) for (_, loss), (_, expected) in pairs)
+        elif stage.kind == "probe":
+            assert one["test_accuracy"] == pytest.approx(other["test_accuracy"], abs=0.01)
+
+
+def test_what_runs_took_that_were_trained_as_one_adds_up_to_the_time_there_was(tmp_path):
+    store, trial, events = Store(tmp_path), small_trial(seeds=(0, 1, 2), steps=200), []
+    started = time.monotonic()
+    run_as_one(trial, store, lambda event, **what: events.append(what))
+    took = time.monotonic() - started
+    assert sum(event["seconds"] for event in events) <= took
+    assert sum(event["seconds_in_all"] for event in events) <= took
+    assert sum(event["seconds"] for event in events) > 0.5 * took
+
+
+def test_a_run_that_another_process_is_training_does_not_join(tmp_path):
+    store, trial = Store(tmp_path), small_trial(seeds=(0, 1, 2))
+    others = [cell.direct.members[0] for cell in trial.cells if cell.seed == 1 and cell.component == "digits"]
+    with store.claim(others[0].digest):
+        steps = trial_steps(trial, store, device="cpu", grouping=as_one)
+        while not any(store.get("pretrain", cell.direct.members[0].digest) for cell in trial.cells):
+            next(steps)
+        steps.close()
+    first = store.get("pretrain", trial.cells[0].direct.members[0].digest)
+    assert (first["fused"], first["place"]) == (2, 0)
+    assert store.get("pretrain", others[0].digest) is None
+
+
+def test_a_group_that_is_stopped_is_taken_up_again_and_only_runs_at_the_same_step_join(tmp_path):
+    store, trial = Store(tmp_path), small_trial(seeds=(0, 1, 2), steps=200)
+    steps = trial_steps(trial, store, device="cpu", grouping=as_one, report_every_s=0)
+    under_way = [next(p for p in steps if p.run) for _ in range(20)][-1]
+    assert "and 2 more as one, step 20 of 200" in under_way.doing
+    steps.close()
+    assert len(store.names("state")) == 3
+    store.drop_state(trial.cells[2].direct.members[0].digest)  # seed 1: it starts afresh, by itself
+    seen = [p for p in trial_steps(trial, store, device="cpu", grouping=as_one, report_every_s=0) if p.run]
+    assert seen[0].step == 21
+    assert "and 1 more as one" in seen[0].doing
+    assert store.names("state") == []
+    assert trained_as(store, trial)[:5:2] == [(2, 0), (None, None), (2, 1)]
+
+
+def test_runs_that_do_not_fit_into_memory_as_one_are_trained_in_smaller_groups(tmp_path, monkeypatch):
+    asked = []
+
+    def small_memory(specs, *arguments, **more):
+        asked.append(len(specs))
+        if len(specs) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return (yield from pretrain_all(specs, *arguments, **more))
+
+    pretrain_all = trial_module.fused.pretrain_all
+    monkeypatch.setattr(trial_module.fused, "pretrain_all", small_memory)
+    store, trial = Store(tmp_path), small_trial(seeds=(0, 1, 2, 3))
+    progress = run_as_one(trial, store)
+    assert progress.stages_done == progress.stages_total
+    assert Counter(asked) == {4: 3, 2: 6}, "each shape learns once what fits"
+    assert Counter(trained_as(store, trial)) == {(2, 0): 6, (2, 1): 6}
+
+
+def test_a_run_that_diverges_among_others_is_a_result_and_the_others_go_on(tmp_path, monkeypatch):
+    def one_fails(specs, *arguments, **more):
+        outcomes = yield from pretrain_all(specs, *arguments, **more)
+        return [Diverged(3), *outcomes[1:]]
+
+    pretrain_all = trial_module.fused.pretrain_all
+    monkeypatch.setattr(trial_module.fused, "pretrain_all", one_fails)
+    store, trial = Store(tmp_path), small_trial(seeds=(0, 1))
+    progress = run_as_one(trial, store)
+    assert progress.stages_done == progress.stages_total
+    direct = [store.get("pretrain", cell.direct.members[0].digest) for cell in trial.cells]
+    assert [found["status"] for found in direct] == ["diverged", "diverged", "ok", "ok"]
+    assert store.names("state") == []
+
+
+def test_trials_at_the_same_time_that_train_runs_as_one_compute_no_stage_twice(tmp_path):
+    trial, events = small_trial(seeds=(0, 1, 2)), []
+
+    def work():
+        torch.set_num_threads(1)
+        run_as_one(trial, Store(tmp_path), lambda event, **what: events.append(what["digest"]))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert Counter(events) == Counter(stage.digest for stage in trial.stages())
+
+
+def test_rungs_and_trajectories_of_runs_that_are_trained_as_one_have_their_checkpoints(tmp_path):
+    plain = small_trial(seeds=(0, 1))
+    trial, store, alone = with_rungs(plain, 10, 30), Store(tmp_path / "one"), Store(tmp_path / "alone")
+    run_as_one(trial, store)
+    for _ in trial_steps(trial, alone, device="cpu"):
+        pass
+    for rung in trial.rungs:
+        for cell in rung.cells:
+            member = cell.transfer.members[0]
+            assert store.get("pretrain", member.digest)["fused"] == 2
+            one, other = weights_of(store, member), weights_of(alone, member)
+            assert all(torch.allclose(one[name], other[name], atol=1e-4) for name in other)
+    assert store.names("state") == []
+
+
+def test_a_run_is_repeated_as_it_was_trained_to_the_last_bit(tmp_path):
+    store, again, trial = Store(tmp_path / "one"), Store(tmp_path / "again"), small_trial(seeds=(0, 1, 2))
+    run_as_one(trial, store)
+    one_seed = replace(trial, cells=tuple(cell for cell in trial.cells if cell.seed == 1))
+    stored = {s.digest: store.get("pretrain", s.digest) for s in one_seed.stages() if s.kind == "pretrain"}
+    run_as_one(one_seed, again, grouping=trial_module.fused.alone, repeated=stored)
+    assert {found.get("place") for found in stored.values()} == {1, None}
+    assert measured(again, one_seed) == measured(store, one_seed)
+    assert all(equal(weights_of(store, s), weights_of(again, s)) for s in one_seed.stages() if s.kind == "pretrain")
