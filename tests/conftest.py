@@ -17,6 +17,14 @@ os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray's name; at its 15,
 os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # seven processes that each import MLflow
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
+
+
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for what the processes of a test session make once for all of them, under a lock."""

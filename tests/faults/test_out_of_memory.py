@@ -160,7 +160,6 @@ def test_in_a_sweep_one_network_is_trained_in_parts_and_one_that_cannot_be_fails
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_gpu_a_cap_on_memory_ends_in_smaller_parts():
     cap = "torch.cuda.set_per_process_memory_fraction(FRACTION)"
     code = LIMITED.replace('torch.device("cpu")', 'torch.device("cuda")').split("taken = ")[0]

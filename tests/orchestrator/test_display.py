@@ -11,7 +11,6 @@ import time
 from dataclasses import asdict, replace
 
 import pytest
-import torch
 from command_line import bottleneck, command, heeds_ctrl_c
 from made_up_sweeps import TEXT, made_up
 from rich.console import Console
@@ -147,7 +146,6 @@ def test_a_cpu_has_no_gpu_to_tell_of():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_a_gpu_tells_how_full_it_is():
     found = use("cuda")
     assert 0 < found.used_bytes <= found.total_bytes

@@ -761,7 +761,6 @@ def test_features_that_are_not_finite_are_refused(digits):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_a_gpu_measures_what_a_cpu_measures(digits, networks):
     def on(device: str) -> dict[str, object]:
         parts = networks["direct"], networks["ceiling"], networks["floor"]
