@@ -90,7 +90,7 @@ class Feed:
             examples,
             batch_size=self._batch_size,
             sampler=range(first * self._batch_size, count * self._batch_size),
-            num_workers=DECODING_WORKERS,
+            num_workers=_decoding_workers(),
             pin_memory=self._device.type == "cuda",
             prefetch_factor=4,
         )
@@ -105,7 +105,9 @@ class Feed:
             yield x, labels.to(self._device, non_blocking=True), rows
 
 
-DECODING_WORKERS = min(4, len(os.sched_getaffinity(0)))
+def _decoding_workers() -> int:
+    """Processes that decode: as many as the run may have threads, so that a sweep asks for them as `resources.cpu`."""
+    return max(torch.get_num_threads(), min(4, len(os.sched_getaffinity(0))))
 
 
 class _StreamedExamples(torch.utils.data.Dataset[tuple[Tensor, int, int, int]]):
