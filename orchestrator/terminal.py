@@ -13,6 +13,8 @@ from unicodedata import category
 
 def printable(text: str) -> str:
     """A text with every character that a terminal obeys written out, as `\\x1b`; its lines and tabs stay."""
+    if text.isprintable():  # nearly all are, and a report asks of a million cells
+        return text
     return "".join(c.encode("unicode_escape").decode() if _is_obeyed(c) else c for c in text)
 
 

@@ -62,8 +62,12 @@ def varied(table: pd.DataFrame) -> list[str]:
 
 def keys(table: pd.DataFrame, by: Sequence[str]) -> list[Key]:
     """(N,) the group of every row, in Python's own types; an absent value is None, and a value like any other."""
-    columns = ([None if pd.isna(value) else value for value in table[name].tolist()] for name in by)
-    return list(zip(*columns, strict=True)) if by else [()] * len(table)
+    return list(zip(*(_values(table[name]) for name in by), strict=True)) if by else [()] * len(table)
+
+
+def _values(column: pd.Series[Any]) -> list[Any]:
+    values, absent = column.tolist(), column.isna()
+    return [None if no else value for value, no in zip(values, absent, strict=True)] if absent.any() else values
 
 
 def by_seed(table: pd.DataFrame, by: Sequence[str], column: str) -> dict[Key, BySeed]:

@@ -473,9 +473,19 @@ def _resampled_iqms(table: Floats, draws: int, rng: np.random.Generator, *, toge
     found = []
     for count in _blocks(draws, table.size):
         rows = rng.integers(num_seeds, size=(count, num_seeds, 1 if together else num_components))
-        values = table[rows, np.arange(num_components)]  # (count, S, K)
-        found.append(_iqms(values.reshape(count, -1)))
+        if together and num_seeds**num_seeds < count:  # few seeds are drawn in the same ways again and again
+            ways = np.indices((num_seeds,) * num_seeds).reshape(num_seeds, -1).T[..., None]  # (S ** S, S, 1)
+            drawn = np.ravel_multi_index(tuple(rows[..., 0].T), (num_seeds,) * num_seeds)  # (count,)
+            found.append(_iqms_of(table, ways)[drawn])
+        else:
+            found.append(_iqms_of(table, rows))
     return np.concatenate(found)
+
+
+def _iqms_of(table: Floats, rows: npt.NDArray[np.int64]) -> Floats:
+    """(draws,) of the seeds that each draw has: (draws, S, 1), or for each component apart (draws, S, K)."""
+    values = table[rows, np.arange(table.shape[1])]  # (draws, S, K)
+    return _iqms(values.reshape(len(rows), -1))
 
 
 def _iqms(values: Floats) -> Floats:

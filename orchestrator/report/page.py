@@ -12,7 +12,7 @@ import hashlib
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ UNITS = {"points": "points", "percent": "%"}
 PLACE = ("panel", "line", "of", "mixture", "component")  # its columns that say where
 SLIDER_HEADERS = {"accuracy": "accuracy, %", "saturation": "residual signal", "retention": "retention"}
 MOST_VALUES = 3000  # of a figure in the page
-MOST_RESULT_ROWS = 2000  # in the page; the results table has all
+MOST_RESULT_ROWS = 2000  # of a table in the page; the results table has all
 MOST_LEADING = 10  # findings that are shown where there are too many to show
 LONG_TEXT, PROSE = 18, 120  # characters, of a cell
 ERROR_CHARACTERS = 4000  # the end of an error, where its cause stands
@@ -154,9 +154,9 @@ def render(
         missing=gaps.missing(table),
         num_rows=len(table),
         figures=figure_views(found),
-        findings=findings_views(said),
+        findings=[*map(cut, findings_views(said))],
         claims=claims_view(whole) if len(whole) else None,
-        summaries=[*summary_views(table), *science_views(whole)],
+        summaries=[*map(cut, (*summary_views(table), *science_views(whole)))],
         results=results_view(table),
         failures=failure_views(table, labels),
         pending=sorted({labels.get(t, t) for t in table["trial"][gaps.reasons(table) == "pending"].dropna()}),
@@ -396,6 +396,14 @@ def _averaged(axes: Sequence[str]) -> str:
 
 
 # Tables
+
+
+def cut(view: TableView) -> TableView:
+    """A table with as many rows as a page can hold, which says so where it has more."""
+    if len(view.rows) <= MOST_RESULT_ROWS:
+        return view
+    said = f"The first {MOST_RESULT_ROWS:,} of {len(view.rows):,} rows; the results table has what they come from."
+    return replace(view, rows=view.rows[:MOST_RESULT_ROWS], remark=f"{said} {view.remark}".strip())
 
 
 def summary_views(table: pd.DataFrame) -> list[TableView]:

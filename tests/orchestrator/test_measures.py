@@ -52,6 +52,19 @@ def test_the_interval_of_the_worst_gap_is_the_ordinary_one_for_a_single_componen
     assert (found["worst_low"], found["worst_high"]) == pytest.approx((expected.low, expected.high))
 
 
+def test_the_key_of_a_row_has_pythons_own_values_and_none_for_what_is_absent():
+    table = results.table(
+        [row(transfer=0.5), {**row(transfer=0.5), "depth": None, "gap": None}, {**row(transfer=1.0), "shots": 5}]
+    )
+    by = ["trial", "seed", "width", "depth", "shots", "gap", "primary"]
+    found = measures.keys(table, by)
+    columns = zip(*(table[name].tolist() for name in by), strict=True)
+    one_by_one = [tuple(None if pd.isna(value) else value for value in values) for values in columns]
+    assert found == one_by_one
+    assert [[type(value) for value in key] for key in found] == [[type(value) for value in key] for key in one_by_one]
+    assert None in found[1]
+
+
 @given(st.lists(st.lists(numbers, min_size=3, max_size=3), min_size=2, max_size=4))
 @settings(max_examples=20, deadline=None)
 def test_the_worst_gap_lies_in_its_interval_and_no_mean_of_gaps_lies_above_it(gaps):

@@ -258,3 +258,12 @@ def test_numbers_have_a_true_minus_sign_and_names_keep_their_hyphens():
     assert page.sentence("`a-1` loses -0.4 [-1.2, 0.3]") == (
         '<code>a-1</code> loses −0.4 <span class="whole">[−1.2, 0.3]</span>'
     )
+
+
+def test_a_table_of_more_rows_than_a_page_can_hold_is_cut_and_says_so(monkeypatch):
+    monkeypatch.setattr(page, "MOST_RESULT_ROWS", 3)
+    whole = page.TableView("many", "Many", ("n",), (True,), tuple((str(n),) for n in range(5)), "Whole numbers.")
+    found = page.cut(whole)
+    assert found.rows == (("0",), ("1",), ("2",))
+    assert found.remark == "The first 3 of 5 rows; the results table has what they come from. Whole numbers."
+    assert page.cut(found) is found

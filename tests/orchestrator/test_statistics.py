@@ -451,6 +451,16 @@ def test_the_interval_of_one_component_without_trimming_is_the_t_interval():
     assert (found.value, found.low, found.high) == pytest.approx((expected.mean, expected.low, expected.high), abs=0.01)
 
 
+@given(st.integers(2, 5), st.integers(1, 4), st.integers(0, 2**32 - 1))
+@settings(max_examples=20)
+def test_ways_to_draw_few_seeds_are_looked_at_once_and_the_resamples_are_the_same_bits(num_seeds, num_components, seed):
+    table = np.random.default_rng(seed).normal(size=(num_seeds, num_components))
+    draws = 4000  # 4 seeds are drawn in 256 ways, 5 in 3125
+    found = statistics._resampled_iqms(table, draws, np.random.default_rng(seed), together=True)
+    rows = np.random.default_rng(seed).integers(num_seeds, size=(draws, num_seeds, 1))
+    assert (found == statistics._iqms_of(table, rows)).all()
+
+
 def test_the_stratified_interval_resamples_seeds_for_each_component_apart():
     apart = np.array([[0.0, 1.0], [1.0, 0.0]] * 3)  # seeds that do well at one component do badly at the other
     together = statistics.iqm_interval(apart, seed=0, draws=500)
