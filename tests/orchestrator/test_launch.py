@@ -1,6 +1,5 @@
 """What a worker does with one trial after the other, and what Ray Tune's queue is told."""
 
-import json
 import textwrap
 from collections import Counter
 from types import SimpleNamespace
@@ -10,6 +9,20 @@ from command_line import bottleneck
 
 from orchestrator.journal import Journal
 from orchestrator.results import load
+from trainables import components
+from trainables.mixture import mixture_of
+from trainables.spec import (
+    Architecture,
+    Cell,
+    Design,
+    Mixture,
+    PretrainSpec,
+    ProbeSpec,
+    Source,
+    Training,
+    Transfer,
+    TrialSpec,
+)
 from trainables.store import Store
 
 pytestmark = [
@@ -49,23 +62,33 @@ question: Is a single trial computed by two workers?
 components:
   digits: {dataset: digits}
   odd: {dataset: digits, classes: [1, 3, 5, 7, 9]}
-vary: {mixture: {digits: 1, odd: 1}, architecture: ARCHITECTURE, width: 0.25}
-seeds: SEEDS
-pretrain: {steps: STEPS, batch_size: 32}
+vary: {mixture: {digits: 1, odd: 1}, architecture: mlp, width: 0.25}
+seeds: 6
+pretrain: {steps: 800, batch_size: 32}
 transfer: {train_examples: 100, l2: [0.01]}
 """
 
 
-def planned(folder, architecture, steps, seeds=1):
-    """The only trial of a sweep."""
-    from orchestrator.prepare import prepare
-    from orchestrator.sweep import read
-
-    path = folder / f"{steps}.yaml"
-    text = SWEEP.replace("ARCHITECTURE", json.dumps(architecture)).replace("STEPS", str(steps))
-    path.write_text(text.replace("SEEDS", str(seeds)))
-    (trial,) = prepare(read(path), print)[0].trials
-    return trial
+def trial_of(architecture, steps):
+    """One network trained on digits, and read before and after."""
+    digits = components.prepare(Source(dataset="digits"))
+    network = Architecture(name=architecture, width=0.25, image_shape=(1, 8, 8))
+    mixture = mixture_of(
+        {"digits": 1}, {"digits": digits}, num_examples=32 * steps, train_examples=None, label_space="joint"
+    )
+    training = Training(steps=steps, batch_size=32, learning_rate=0.1)
+    trained = PretrainSpec(mixture=mixture, architecture=network, training=training, seed=0)
+    untrained = PretrainSpec(mixture=Mixture(shares=()), architecture=network, training=Training(steps=0), seed=0)
+    after, before = (
+        ProbeSpec(members=(member,), component=digits, transfer=Transfer(l2=(0.01,), train_examples=50))
+        for member in (trained, untrained)
+    )
+    cell = Cell(seed=0, component="digits", weight=1.0, transfer=after, direct=None, random_init=before)
+    design = Design(
+        mixture=(("digits", 1.0),), ordering="shuffled", architecture=architecture, width=0.25, depth=None,
+        representation="single", steps=steps, train_examples=None,
+    )  # fmt: skip
+    return TrialSpec(design=design, cells=(cell,))
 
 
 @pytest.fixture
@@ -104,15 +127,14 @@ def test_nothing_of_a_trial_is_left_in_its_worker_for_the_next(worker, tmp_path,
 
     (tmp_path / "messy_network.py").write_text(textwrap.dedent(MESSY))
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    messy, tidy = planned(tmp_path, "python:messy_network:Messy", 3), planned(tmp_path, "mlp", 5)
+    messy, tidy = trial_of("python:messy_network:Messy", 3), trial_of("mlp", 5)
     alone = Store(tmp_path / "alone")
     run_trial(tidy, alone, device="cpu")
     start, store = worker
     actor = start(messy)
     before = {name: get() for name, (get, _) in SETTINGS.items()}
     (told,) = to_its_end(actor)
-    assert (told["error"], told["warnings"]) == (None, ["a mess"] * 9), "three networks of three steps"
+    assert (told["error"], told["warnings"]) == (None, ["a mess"] * 3), "one at each step"
     assert before != {name: get() for name, (get, _) in SETTINGS.items()}
     assert actor.reset_config({"spec": tidy})
     assert before == {name: get() for name, (get, _) in SETTINGS.items()}
@@ -129,16 +151,16 @@ def test_nothing_of_a_trial_is_left_in_its_worker_for_the_next(worker, tmp_path,
             assert found["test_loss"] == expected["test_loss"]
 
 
-def test_a_short_trial_is_one_report_and_a_long_one_reports_by_the_clock(worker, tmp_path, monkeypatch):
+def test_a_short_trial_is_one_report_and_a_long_one_reports_by_the_clock(worker, monkeypatch):
     from orchestrator import launch
 
     monkeypatch.setattr(launch, "REPORT_EVERY_S", 600.0)
     start, _ = worker
-    (told,) = to_its_end(start(planned(tmp_path, "mlp", 5)))
+    (told,) = to_its_end(start(trial_of("mlp", 5)))
     assert told["finished"]
     assert len(told["events"]) == told["stages_done"] == told["stages_total"]
     monkeypatch.setattr(launch, "REPORT_EVERY_S", 0.0)
-    reports = to_its_end(start(planned(tmp_path, "mlp", 6)))
+    reports = to_its_end(start(trial_of("mlp", 6)))
     assert len(reports) > sum(len(report["events"]) for report in reports) > 1
 
 
@@ -177,9 +199,9 @@ def test_a_helper_that_still_waits_for_a_worker_when_its_trial_ends_is_called_of
 
 @pytest.mark.slow
 def test_the_only_trial_of_a_sweep_is_computed_by_all_workers_and_every_stage_once(tmp_path):
-    planned(tmp_path, "mlp", 800, seeds=6)
-    storage = tmp_path / "runs"
-    bottleneck("run", tmp_path / "800.yaml", "--storage", storage)
+    path, storage = tmp_path / "one.yaml", tmp_path / "runs"
+    path.write_text(SWEEP)
+    bottleneck("run", path, "--storage", storage)
     events = Journal(Store(storage), "one").events()
     stages = [event for event in events if event["event"] == "stage"]
     assert set(Counter(event["digest"] for event in stages).values()) == {1}
