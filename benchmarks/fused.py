@@ -12,12 +12,12 @@ the machine disturb little, and wall-clock time on a GPU. What does not fit into
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1])]
@@ -28,7 +28,7 @@ from trainables import components, fused  # noqa: E402
 from trainables.components import ComponentData  # noqa: E402
 from trainables.memory import is_exhausted  # noqa: E402
 from trainables.mixture import mixture_of  # noqa: E402
-from trainables.pretrain import pretrain  # noqa: E402
+from trainables.pretrain import Progress, pretrain  # noqa: E402
 from trainables.spec import Architecture, PretrainSpec, Source, Training  # noqa: E402
 
 WARM_STEPS = 3
@@ -44,25 +44,19 @@ def measure(
 
 
 def _rate(specs: Sequence[PretrainSpec], data: Sequence[ComponentData], device: torch.device, steps: int) -> float:
-    if len(specs) == 1:
-        run = pretrain(specs[0], data, device=device, report_every_s=0)
-    else:
-        run = fused.pretrain_all(specs, [data] * len(specs), device=device, report_every_s=0)
+    """Examples a second between two checkpoints, where the loops wait for the device."""
     clock: Callable[[], float] = time.perf_counter if device.type == "cuda" else time.process_time
-    with contextlib.closing(run):
-        for _ in range(WARM_STEPS):
-            next(run)
-        _wait(device)
-        started = clock()
-        for _ in range(steps):
-            next(run)
-        _wait(device)
-        return steps * specs[0].training.batch_size * len(specs) / (clock() - started)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    at: list[float] = []
+    ticks = dict.fromkeys((WARM_STEPS, WARM_STEPS + steps), lambda network: at.append(clock()))
+    short = [replace(spec, until=WARM_STEPS + steps) for spec in specs]
+    if len(specs) == 1:
+        run: Iterator[Progress] = pretrain(short[0], data, device=device, checkpoints=ticks)
+    else:
+        others: list[fused.Checkpoints] = [{}] * (len(specs) - 1)
+        run = fused.pretrain_all(short, [data] * len(specs), device=device, checkpoints=[ticks, *others])
+    for _ in run:
+        pass
+    return steps * specs[0].training.batch_size * len(specs) / (at[1] - at[0])
 
 
 def replicates(architecture: Architecture, batch_size: int, count: int) -> tuple[list[PretrainSpec], ComponentData]:

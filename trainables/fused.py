@@ -20,7 +20,8 @@ import copy
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -129,8 +130,8 @@ def pretrain_all(
             now = time.monotonic()
             reports = done < spec.steps and now - reported >= report_every_s
             if reports or done == spec.steps or due:  # and no more often: the host waits for the device here
-                for run in runs:
-                    run.look(done, whole=done == spec.steps or done in run.checkpoints)
+                for run, finite in zip(runs, torch.isfinite(losses[:, :done]).cpu(), strict=True):
+                    run.look(finite, whole=done == spec.steps or done in run.checkpoints)
                 if all(run.diverged for run in runs):
                     break
             for run, checkpoint in due:
@@ -195,15 +196,14 @@ class _Run:
             seconds=seconds,
         )
 
-    def look(self, done: int, *, whole: bool) -> None:
-        """Notice whether the loss has stopped being finite in the steps so far; `whole`: or the network has."""
+    def look(self, finite: Tensor, *, whole: bool) -> None:
+        """Notice whether the loss has stopped being finite, by the (steps so far,); `whole`: or the network has."""
         if self.diverged:
             return
-        bad = ~torch.isfinite(self.losses[:done])
-        if bool(bad.any()):
-            self.diverged = Diverged(int(bad.nonzero()[0]))
+        if not bool(finite.all()):
+            self.diverged = Diverged(int((~finite).nonzero()[0]))
         elif whole and not is_finite(self.network):
-            self.diverged = Diverged(done - 1)
+            self.diverged = Diverged(len(finite) - 1)
 
     def save(self, step: int, seconds: float) -> None:
         if not self.diverged:
@@ -225,16 +225,16 @@ class _Stack:
 
     def __init__(self, runs: Sequence[_Run], training: Training) -> None:
         self._runs = runs
-        learner = _Learner(runs[0].network, training)
+        learners = [_Learner(run.network, training) for run in runs]
+        self._learner = copy.deepcopy(learners[0]).to("meta")
         self._weights: dict[str, Tensor] = {
-            name: nn.Parameter(_stacked([_Learner(run.network, training).get_parameter(name) for run in runs]))
-            for name, _ in learner.named_parameters()
+            name: nn.Parameter(_stacked([learner.get_parameter(name) for learner in learners]))
+            for name, _ in self._learner.named_parameters()
         }
         self._statistics = {
-            name: _stacked([_Learner(run.network, training).get_buffer(name) for run in runs])
-            for name, _ in learner.named_buffers()
+            name: _stacked([learner.get_buffer(name) for learner in learners])
+            for name, _ in self._learner.named_buffers()
         }
-        self._learner = copy.deepcopy(learner).to("meta")
         self.optimizer = OPTIMIZERS[training.optimizer](nn.ParameterList(self._weights.values()), training)
         self._take_optimizer()
 
@@ -244,7 +244,8 @@ class _Stack:
         def loss(weights: dict[str, Tensor], statistics: dict[str, Tensor], *batch: Tensor) -> Tensor:
             return functional_call(self._learner, (weights, statistics), batch)  # type: ignore[no-any-return]
 
-        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention cannot be mapped on every device
+        # A CPU's kernel of attention cannot be mapped, those of a GPU can.
+        with sdpa_kernel(SDPBackend.MATH) if x.device.type == "cpu" else contextlib.nullcontext():
             return torch.vmap(loss)(self._weights, self._statistics, x, y)
 
     def share_optimizer(self) -> None:
@@ -301,21 +302,22 @@ class _Feed:
             for share, each in zip(spec.mixture.shares, of_spec, strict=True)
         }
         contents = sorted(known)
-        streams, offsets = [], []
+        component, example, offset = [], [], []
         for spec, of_spec in zip(specs, data, strict=True):
             difficulties = [d.difficulty() for d in of_spec] if spec.ordering.kind == "curriculum" else None
-            streams.append(index_stream(spec.mixture, spec.ordering, spec.seed, difficulties, spec.pool_seed))
-            places = np.array([contents.index(share.component.content) for share in spec.mixture.shares])
-            offsets.append(np.array(spec.mixture.label_offsets)[streams[-1].component])
-            streams[-1] = Stream(places[streams[-1].component].astype(np.int16), streams[-1].example)
-        size = specs[0].training.batch_size
-        self._component, example, self._offset = (
-            np.stack([v[: len(v) // size * size].reshape(-1, size) for v in values], axis=1)  # (steps, K, B)
-            for values in ([s.component for s in streams], [s.example for s in streams], offsets)
+            stream = index_stream(spec.mixture, spec.ordering, spec.seed, difficulties, spec.pool_seed)
+            places = [contents.index(share.component.content) for share in spec.mixture.shares]
+            component.append(np.array(places, np.int16)[stream.component])
+            example.append(stream.example)
+            offset.append(np.array(spec.mixture.label_offsets)[stream.component])
+        steps, size = specs[0].training.steps, specs[0].training.batch_size
+        self._component, examples, self._offset = (
+            np.stack([of_run[: steps * size].reshape(steps, size) for of_run in each], axis=1)  # (steps, K, B)
+            for each in (component, example, offset)
         )
         everything = Mixture(shares=tuple(known[content][0] for content in contents), label_space="shared")
-        joined = Stream(self._component.reshape(-1), example.reshape(-1))
-        self._feed = Feed(joined, everything, [known[c][1] for c in contents], len(specs) * size, device)
+        joined = Stream(self._component.reshape(-1), examples.reshape(-1))
+        self._feed = Feed(joined, everything, [known[content][1] for content in contents], len(specs) * size, device)
         self._device = device
 
     def batches(self, first: int, until: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -374,7 +376,7 @@ def group_size(spec: PretrainSpec, data: Sequence[ComponentData], count: int, de
         return 1
     best, size = 1, 2
     while size <= count and PILOT_SHARE * spec.steps >= PILOT_STEPS:
-        if pilot(spec, data, size, device) > WORTH * pilot(spec, data, best, device):
+        if pilot(spec, data, size, device) >= WORTH * pilot(spec, data, best, device):
             break
         best, size = size, 2 * size
     return math.ceil(count / math.ceil(count / best))
@@ -389,7 +391,7 @@ _PILOTS: dict[tuple[Shape | None, str, int], float] = {}
 
 
 def pilot(spec: PretrainSpec, data: Sequence[ComponentData], size: int, device: torch.device) -> float:
-    """Seconds that a step takes per run, in a stack of so many; infinite if it does not fit. Measured once a process.
+    """Seconds that a step takes per run, in a stack of so many; infinite if none is to be had. Measured once a process.
 
     The stack is of copies of the run: what they are shown makes no difference to the time.
     """
@@ -418,23 +420,20 @@ def _measured(spec: PretrainSpec, data: Sequence[ComponentData], size: int, devi
 
 
 def _seconds_of_steps(spec: PretrainSpec, data: Sequence[ComponentData], size: int, device: torch.device) -> float:
-    """Of one step, where nothing disturbed it."""
-    alone = pretrain(spec, data, device=device, report_every_s=0)
-    run = alone if size == 1 else pretrain_all([spec] * size, [data] * size, device=device, report_every_s=0)
-    with contextlib.closing(run):
-        for _ in range(WARM_STEPS):
-            next(run)
-        took = []
-        for _ in range(TIMINGS):
-            _wait(device)
-            started = time.perf_counter()
-            for _ in range(TIMED_STEPS):
-                next(run)
-            _wait(device)
-            took.append((time.perf_counter() - started) / TIMED_STEPS)
-    return min(took)
+    """Of one step, where nothing disturbed it; infinite for a run that diverges at once.
 
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    The clock is read at checkpoints: there the device is waited for, and in between it is not.
+    """
+    short, at = replace(spec, until=PILOT_STEPS), []  # type: PretrainSpec, list[float]
+    ticks = dict.fromkeys(
+        range(WARM_STEPS, PILOT_STEPS + 1, TIMED_STEPS), lambda network: at.append(time.perf_counter())
+    )
+    if size == 1:
+        run: Iterator[Progress] = pretrain(short, data, device=device, checkpoints=ticks)
+    else:
+        others: list[Checkpoints] = [{}] * (size - 1)
+        run = pretrain_all([short] * size, [data] * size, device=device, checkpoints=[ticks, *others])
+    with contextlib.suppress(Diverged):
+        for _ in run:
+            pass
+    return min((after - before for before, after in pairwise(at)), default=math.inf) / TIMED_STEPS

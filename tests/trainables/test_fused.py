@@ -248,6 +248,9 @@ def test_a_pilot_measures_once_and_an_exhausted_memory_is_a_size_that_does_not_f
     assert 0 < fused.pilot(spec, data_of(spec), 4, CPU) < 100 * alone
     assert fused.pilot(spec, data_of(spec), 1, CPU) == alone
 
+    hopeless = specified(digits, odd, training={"steps": 400, "learning_rate": 1e30})
+    assert fused.pilot(hopeless, data_of(hopeless), 1, CPU) == math.inf
+
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
