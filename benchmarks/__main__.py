@@ -3,7 +3,7 @@
     python -m benchmarks                    every line, at its usual size
     python -m benchmarks --list             the lines, their goals and sizes
     python -m benchmarks probe commands     some of them
-    python -m benchmarks sweep --whole --repeats 1 --json sweep.json --markdown sweep.md
+    python -m benchmarks sweep --full --repeats 1 --json sweep.json --markdown sweep.md
     python -m benchmarks sweep --set steps=120 --set seeds=2
 
 A line measures this program and its peer in turn, again and again; printed are medians with the smallest and the
@@ -44,7 +44,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, help="instead of each line's own number")
     scale = parser.add_mutually_exclusive_group()
     scale.add_argument("--quick", action="store_true", help="as small as runs at all, one repeat")
-    scale.add_argument("--whole", action="store_true", help="the size of the goal, also where that takes hours")
+    scale.add_argument("--full", action="store_true", help="the size of the goal, also where that takes hours")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=NUMBER", help="another size, see --list")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every value of every repeat")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table for a page")
@@ -57,7 +57,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if asked.list:
         print("\n".join(_listed(line) for line in chosen))
         return 0
-    scale_name = "quick" if asked.quick else "whole" if asked.whole else "usual"
+    scale_name = "quick" if asked.quick else "full" if asked.full else "usual"
     found: list[Measured] = []
     about = machine() | {"command": " ".join(["python -m benchmarks", *(words or sys.argv[1:])])}
     print(f"{about['processor']}, {about['cores']} cores, {about['memory, GB']} GB; revision {about['revision']}")
@@ -122,7 +122,7 @@ def _lines(path: str) -> list[str]:
 
 
 def _changes(parser: argparse.ArgumentParser, pairs: Sequence[str], lines: Sequence[Line]) -> dict[str, float]:
-    keys = sorted({key for line in lines for key in line.whole})
+    keys = sorted({key for line in lines for key in line.full})
     changes = {}
     for pair in pairs:
         key, _, value = pair.partition("=")
@@ -141,7 +141,7 @@ def _listed(line: Line) -> str:
     def said(size: Size) -> str:
         return ", ".join(f"{key}={value:g}" for key, value in size.items())
 
-    sizes = [f"whole: {said(line.whole)}", *([f"usual: {said(line.usual)}"] if line.usual else ())]
+    sizes = [f"full: {said(line.full)}", *([f"usual: {said(line.usual)}"] if line.usual else ())]
     return f"{line.name}: {line.question}\n    {goals or 'no goal'}\n    {'; '.join(sizes)}; n = {line.repeats}"
 
 

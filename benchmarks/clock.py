@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -54,20 +56,33 @@ def command(
     Raises:
         RuntimeError: it ended with another exit code than 0; the message has the end of what it said.
     """
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        begun = time.perf_counter()
-        process = subprocess.Popen(
-            [str(word) for word in words], cwd=cwd or ROOT, env={**os.environ, **(environment or {})}, stdout=out,
-            stderr=err, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-        _, status, usage = os.wait4(process.pid, 0)
-        wall = time.perf_counter() - begun
-        process.returncode = os.waitstatus_to_exitcode(status)
-        texts = []
-        for file in (out, err):
-            file.seek(0)
-            texts.append(file.read())
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(map(str, words))} ended with {process.returncode}: {texts[1][-2000:]}")
-    ended = Command(stdout=texts[0], stderr=texts[1], peak_mb=usage.ru_maxrss / 1024)
-    return Timed(result=ended, wall_s=wall, cpu_s=usage.ru_utime + usage.ru_stime)
+    with tempfile.TemporaryDirectory() as scratch:
+        out, err, usage = (Path(scratch, name) for name in ("out", "err", "usage"))
+        with out.open("w") as stdout, err.open("w") as stderr:
+            subprocess.run(
+                [sys.executable, "-I", "-S", "-c", WATCH, usage, *map(str, words)],
+                cwd=cwd or ROOT,
+                env={**os.environ, **(environment or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                check=True,
+            )
+        code, wall, cpu, kilobytes = json.loads(usage.read_text())
+        ended = Command(stdout=out.read_text(), stderr=err.read_text(), peak_mb=kilobytes / 1024)
+    if code:
+        raise RuntimeError(f"{' '.join(map(str, words))} ended with {code}: {ended.stderr[-2000:]}")
+    return Timed(result=ended, wall_s=wall, cpu_s=cpu)
+
+
+# A small process between: what the kernel calls the largest memory of a child is at first that of its parent.
+WATCH = """
+import json, os, subprocess, sys, time
+begun = time.perf_counter()
+process = subprocess.Popen(sys.argv[2:])
+_, status, usage = os.wait4(process.pid, 0)
+wall = time.perf_counter() - begun
+found = [os.waitstatus_to_exitcode(status), wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss]
+with open(sys.argv[1], "w") as file:
+    json.dump(found, file)
+"""

@@ -1,7 +1,7 @@
 """What is measured, and is the goal met? Lines of the table, their figures, and how they are printed.
 
 A line is prepared once for a size, which gives a function that measures one repeat; what is printed of its figures is
-the median with the smallest and the largest. A goal belongs to the line's whole size: at another one the table says so.
+the median with the smallest and the largest. A goal belongs to the line's full size: at another one the table says so.
 """
 
 from __future__ import annotations
@@ -54,16 +54,16 @@ class Line:
     question: str
     prepare: Callable[..., Measure]  # called with a folder of its own that is empty, and the size as keywords
     figures: tuple[Figure, ...]
-    whole: Size  # that of the goal
-    usual: Size = field(default_factory=dict)  # what differs, where the whole takes hours
+    full: Size  # that of the goal
+    usual: Size = field(default_factory=dict)  # what differs, where the full one takes hours
     quick: Size  # what differs, for a look whether it runs
     repeats: int = 5  # at the usual size
     missing: Callable[[], str | None] = lambda: None  # why it cannot be measured on this machine
 
     def size(self, scale: str, changes: Size) -> dict[str, float]:
-        """The size at a scale ("whole", "usual" or "quick"), with changes to those keys that the line has."""
-        own = {key: value for key, value in changes.items() if key in self.whole}
-        return {**self.whole, **({} if scale == "whole" else getattr(self, scale)), **own}
+        """The size at a scale ("full", "usual" or "quick"), with changes to those keys that the line has."""
+        own = {key: value for key, value in changes.items() if key in self.full}
+        return {**self.full, **({} if scale == "full" else getattr(self, scale)), **own}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +78,9 @@ class Measured:
     @property
     def scale(self) -> str:
         """At which size it was measured, in words."""
-        whole = self.line.whole
-        smaller = [f"{key} {value:g} of {whole[key]:g}" for key, value in self.size.items() if value != whole[key]]
-        return ", ".join(smaller) or "whole"
+        full = self.line.full
+        smaller = [f"{key} {value:g} of {full[key]:g}" for key, value in self.size.items() if value != full[key]]
+        return ", ".join(smaller) or "full"
 
     def rows(self) -> list[tuple[str, ...]]:
         """The cells of the line's rows in the order of HEADINGS, those with a goal first."""
@@ -97,7 +97,7 @@ class Measured:
         verdict = ""
         if figure.goal:
             verdict = "yes" if figure.goal.met(middle) else "no"
-            if self.scale != "whole":
+            if self.scale != "full":
                 verdict += ", at this size"
         spread = f"{number(min(values))} to {number(max(values))}"
         return (self.line.name, figure.name, goal, number(middle), spread, str(len(values)), verdict, self.scale)

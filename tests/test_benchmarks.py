@@ -41,7 +41,7 @@ LINE = Line(
     question="How fast are sums?",
     prepare=lambda folder, *, terms: lambda swapped: {"times faster": terms / 10, "s": 0.5},
     figures=(Figure(name="s"), Figure(name="times faster", goal=at_least(10))),
-    whole={"terms": 100},
+    full={"terms": 100},
     usual={"terms": 90},
     quick={"terms": 20},
 )
@@ -51,9 +51,9 @@ def test_every_number_to_reach_has_its_line_and_its_goals():
     assert {line.name: sum(figure.goal is not None for figure in line.figures) for line in LINES} == GOALS
 
 
-def test_sizes_differ_from_the_whole_in_keys_that_it_has():
+def test_sizes_differ_from_the_full_one_in_keys_that_it_has():
     for line in LINES:
-        assert {*line.usual, *line.quick} <= set(line.whole), line.name
+        assert {*line.usual, *line.quick} <= set(line.full), line.name
 
 
 @pytest.mark.parametrize(
@@ -67,8 +67,8 @@ def test_a_goal_is_a_bound_that_may_be_reached(goal, value, met):
 def test_a_row_has_the_median_the_spread_the_number_and_a_verdict():
     values = {"times faster": [12.0, 9.0, 10.0], "s": [0.5]}
     rows = Measured(line=LINE, size={"terms": 100}, values=values).rows()
-    assert rows[0] == ("sums", "times faster", "at least 10", "10", "9 to 12", "3", "yes", "whole")
-    assert rows[1] == ("sums", "s", "", "0.5", "0.5 to 0.5", "1", "", "whole")
+    assert rows[0] == ("sums", "times faster", "at least 10", "10", "9 to 12", "3", "yes", "full")
+    assert rows[1] == ("sums", "s", "", "0.5", "0.5 to 0.5", "1", "", "full")
 
 
 def test_a_smaller_size_is_said_and_its_verdict_is_not_that_of_the_goal():
@@ -100,7 +100,7 @@ def test_a_line_is_measured_as_often_as_asked_with_the_peer_first_every_other_ti
         question="Who comes first?",
         prepare=lambda folder: lambda swapped: swaps.append(swapped) or {"s": 1.0},
         figures=(Figure(name="s"),),
-        whole={},
+        full={},
         quick={},
     )
     assert benchmarks.measured(line, {}, 3).values == {"s": [1.0, 1.0, 1.0]}
@@ -112,7 +112,7 @@ def test_a_line_that_fails_is_said_to_have_failed(capsys):
     def broken(swapped):
         raise ValueError("no such thing")
 
-    line = Line(name="b", question="?", prepare=lambda folder: broken, figures=LINE.figures, whole={}, quick={})
+    line = Line(name="b", question="?", prepare=lambda folder: broken, figures=LINE.figures, full={}, quick={})
     assert benchmarks.measured(line, {}, 2).unmeasured == "failed: ValueError: no such thing"
     assert "no such thing" in capsys.readouterr().err
 
@@ -127,7 +127,7 @@ def test_the_command_prints_the_table_and_writes_every_value(tmp_path, capsys, m
     assert found["lines"]["sums"]["values"]["times faster"] == [9.0, 9.0]
     assert found["lines"]["sums"]["scale"] == "terms 90 of 100"
     assert found["command"] == f"python -m benchmarks {' '.join(words)}"
-    assert benchmarks.main(["sums", "--whole", "--repeats", "1"]) == 0
+    assert benchmarks.main(["sums", "--full", "--repeats", "1"]) == 0
     assert "terms" not in capsys.readouterr().out
     assert benchmarks.main(["sums", "--repeats", "1", "--set", "terms=70"]) == 0
     assert "terms 70 of 100" in capsys.readouterr().out

@@ -42,7 +42,7 @@ LINE = Line(
         *(Figure(name=f"{name}, processor time, s") for name in ("--help", "validate", "plan")),
         Figure(name="an empty Python, wall clock, s"),
     ),
-    whole={},
+    full={},
     quick={},
     repeats=10,
     missing=data.missing,

@@ -54,6 +54,6 @@ LINE = Line(
         Figure(name="processor time, s"),
         Figure(name="cells"),
     ),
-    whole={"cells": 100_000},
+    full={"cells": 100_000},
     quick={"cells": 100},
 )

@@ -67,7 +67,7 @@ def ours(study: Study, storage: Path) -> tuple[float, Rows]:
     labels = list(dict.fromkeys(table["mixture"]))  # in the order of the sweep file
     names = {"transfer": "transfer_accuracy", "direct": "direct_probe_accuracy", "random_init": "random_init_accuracy"}
     rows = [
-        {"mixture": labels.index(row["mixture"]), "ordering": row["ordering"].partition(" ")[0].partition(":")[0]}
+        {"mixture": labels.index(row["mixture"]), "ordering": row["ordering"].partition(":")[0]}
         | {key: row[key] for key in ("width", "seed", "component")}
         | {name: row[column] for name, column in names.items()}
         for row in table.to_dict("records")
@@ -165,7 +165,7 @@ LINE = Line(
         *(Figure(name=name, goal=goal) for name, goal in GOALS.items()),
         *(Figure(name=name) for name in EXPLAINING),
     ),
-    whole={"steps": 600, "seeds": 3, "mixtures": 3, "train_examples": 5000, "per_job": 1},
+    full={"steps": 600, "seeds": 3, "mixtures": 3, "train_examples": 5000, "per_job": 1},
     usual={"steps": 60, "seeds": 1, "train_examples": 1000},
     quick={"steps": 5, "seeds": 1, "mixtures": 1, "train_examples": 200, "per_job": 0},
     repeats=1,

@@ -36,7 +36,7 @@ LINE = Line(
         Figure(name="added to the run, one component", goal=at_most(0.1)),
         Figure(name="added to the run, three components"),
     ),
-    whole={"steps": 2000, "points": 12},
+    full={"steps": 2000, "points": 12},
     quick={"steps": 20, "points": 3},
     missing=data.missing,
 )

