@@ -39,16 +39,15 @@ class Material:
 
 
 def against_scikit(folder: Path, *, examples: int, features: int, pretraining_steps: int) -> Measure:
+    from benchmarks.peers.cell import fit_probe
+    from trainables.probe import linear_probe
+
     material = _material(examples, features, pretraining_steps)
 
     def ours() -> Any:
-        from trainables.probe import linear_probe
-
         return linear_probe(material.train, material.validation, material.test, 10, L2S).test_accuracy
 
     def scikit() -> Any:
-        from benchmarks.peers.cell import fit_probe
-
         arrays = [(x.numpy(), y.numpy()) for x, y in (material.train, material.validation, material.test)]
         return fit_probe(arrays[0], arrays[1], arrays[2], L2S)
 
@@ -70,13 +69,13 @@ def against_paper(
 ) -> Measure:
     import torch
 
+    from trainables.probe import linear_probe
+
     material = _material(examples, features, pretraining_steps)
     backbone = folder / "backbone.pt"
     torch.save(material.backbone, backbone)
 
     def ours() -> float:
-        from trainables.probe import linear_probe
-
         train, validation, test = (
             extracted(material.backbone, material.data, split, count)
             for split, count in (("train", examples), ("validation", None), ("test", len(material.test[1])))
