@@ -38,6 +38,7 @@ from benchmarks.peers import bare_loop  # noqa: E402
 from benchmarks.peers.bare_loop import synchronise  # noqa: E402
 from trainables.architectures import build, measure  # noqa: E402
 from trainables.components import ComponentData, Split  # noqa: E402
+from trainables.memory import is_exhausted  # noqa: E402
 from trainables.mixture import mixture_of  # noqa: E402
 from trainables.pretrain import pretrain  # noqa: E402
 from trainables.probe import fit_path  # noqa: E402
@@ -56,7 +57,7 @@ class Scale:
     batch_size: int = 512
     steps: tuple[int, int] = (20, 120)  # of the short run and of the long one
     fused_batch_size: int = 128
-    fused_steps: tuple[int, int] = (10, 60)
+    fused_steps: int = 50
     group_sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     matrix: int = 8192
     features: tuple[int, int] = (50_000, 512)
@@ -68,7 +69,7 @@ TINY = Scale(
     batch_size=4,
     steps=(1, 2),
     fused_batch_size=4,
-    fused_steps=(1, 2),
+    fused_steps=2,
     group_sizes=(1, 2),
     matrix=64,
     features=(200, 8),
@@ -112,20 +113,21 @@ def resnet18(device: torch.device, scale: Scale, data: ComponentData, swapped: b
 
 
 def fused(device: torch.device, scale: Scale, data: ComponentData, architecture: str) -> dict[str, float]:
-    """Examples a second of groups of seeds trained as one, over those of one at a time."""
-    from trainables.fused import pretrain_all
+    """Examples a second of groups of seeds trained as one, over those of one; groups that fit into memory."""
+    from benchmarks.fused import measure as side_by_side
 
-    spec = run_of(data, architecture, scale.fused_batch_size, scale.fused_steps[1])
-    alone = rate(spec, data, device, scale.fused_steps)
-    found = {f"{architecture}, one at a time, examples/s": alone}
+    first = run_of(data, architecture, scale.fused_batch_size, 1000)
+    found: dict[str, float] = {}
     for size in scale.group_sizes:
-        seconds = []
-        for steps in (scale.fused_steps[0], *scale.fused_steps):
-            first = run_of(data, architecture, scale.fused_batch_size, steps)
-            specs = [replace(first, seed=seed) for seed in range(size)]
-            seconds.append(lasting(pretrain_all(specs, [[data]] * size, device=device), device))
-        examples = size * scale.fused_batch_size * (scale.fused_steps[1] - scale.fused_steps[0])
-        found[f"{architecture}, {size} as one / one at a time"] = examples / (seconds[-1] - seconds[-2]) / alone
+        specs = [replace(first, seed=seed) for seed in range(size)]
+        try:
+            values = side_by_side(specs, [data], device, scale.fused_steps)
+        except (RuntimeError, MemoryError) as error:
+            if not is_exhausted(error):
+                raise
+            break
+        found[f"{architecture}, {size} as one / one at a time"] = values["ratio"]
+        found[f"{architecture}, one at a time, examples/s"] = values["alone"]
     return found
 
 
@@ -234,7 +236,7 @@ def has_fused() -> bool:
     """Whether this version can train several runs as one."""
     import importlib.util
 
-    return importlib.util.find_spec("trainables.fused") is not None
+    return importlib.util.find_spec("benchmarks.fused") is not None
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -257,7 +259,7 @@ def main(words: Sequence[str] | None = None) -> None:
                 for key, value in measured.items():
                     found.setdefault(key, []).append(value)
         if "fused" in only and not has_fused():
-            print("fused: unmeasured: this version has no trainables.fused")
+            print("fused: unmeasured: this version has no benchmarks/fused.py")
         for key, values in found.items():
             spread = f"{min(values):.4g} to {max(values):.4g}, n = {len(values)}"
             print(f"{key:<44} {statistics.median(values):>10.4g}   {spread}")

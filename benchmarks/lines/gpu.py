@@ -44,8 +44,8 @@ def no_device() -> str | None:
 def nothing_fused() -> str | None:
     import importlib.util
 
-    found = importlib.util.find_spec("trainables.fused")
-    return no_device() or (None if found else "this version has no trainables.fused")
+    found = importlib.util.find_spec("benchmarks.fused")
+    return no_device() or (None if found else "this version has no benchmarks/fused.py")
 
 
 LINES = (
