@@ -148,9 +148,11 @@ def test_a_command_that_fails_says_how_it_ended():
     assert done.result.peak_mb > 1
 
 
-@pytest.mark.parametrize("name", ["plan", "results"])
+@pytest.mark.parametrize("name", ["plan", "probe"])
 def test_a_cheap_line_measures_all_its_figures_at_its_smallest_size(name):
     [line] = [line for line in LINES if line.name == name]
+    if why := line.missing():
+        pytest.skip(why)
     measured = benchmarks.measured(line, line.size("quick", {}), 1)
     assert measured.unmeasured is None
     assert set(measured.values) == {figure.name for figure in line.figures}
