@@ -1,0 +1,1 @@
+"""How fast is this program, against what people would use instead? `python -m benchmarks` prints the table."""
