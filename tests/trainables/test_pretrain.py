@@ -150,7 +150,8 @@ def test_an_ordering_changes_the_result_and_a_curriculum_runs(digits, odd):
 def test_another_layout_in_memory_changes_a_run_by_rounding_only(digits, odd, architecture, monkeypatch):
     """It is for GPUs; here a CPU is made to use it. A run that is interrupted between the two goes on as well."""
     network = Architecture(name=architecture, width=1 / 8, image_shape=digits.image_shape)
-    spec = specified(digits, odd, architecture=network, training={"steps": 6})
+    # With longer steps a few of them make any rounding as large as the weights.
+    spec = specified(digits, odd, architecture=network, training={"steps": 6, "learning_rate": 1e-3})
     plain, memory = finished(spec), Memory()
     run = pretrain(
         spec, [components.load(s.component) for s in spec.mixture.shares], device=CPU, saver=memory, report_every_s=0
@@ -161,7 +162,7 @@ def test_another_layout_in_memory_changes_a_run_by_rounding_only(digits, odd, ar
     for found in (finished(spec), finished(spec, saver=memory)):
         assert all(value.is_contiguous() for value in found.network.state_dict().values())
         for name, value in found.network.state_dict().items():
-            torch.testing.assert_close(value, plain.network.state_dict()[name], rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(value, plain.network.state_dict()[name], rtol=1e-4, atol=1e-5)
 
 
 def test_images_and_filters_lie_channels_last_on_tensor_cores_only():
