@@ -501,10 +501,15 @@ def table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Rows as a table with the columns and types of `COLUMNS`."""
     import pandas as pd
 
-    collected = list(rows)
-    return pd.DataFrame(
-        {n: pd.array([row.get(n) for row in collected], dtype=c.dtype) for n, c in COLUMNS.items()}  # type: ignore[call-overload]
-    )
+    columns = list(zip(*[{**ABSENT, **row}.values() for row in rows], strict=False)) or [()] * len(COLUMNS)
+
+    def array(values: Sequence[Any], dtype: str) -> Any:
+        if all(value is None for value in values):  # many are, and looking for their type takes as long as numbers
+            return pd.Series(None, index=range(len(values)), dtype=dtype).array
+        return pd.array(values, dtype=dtype)  # type: ignore[call-overload]
+
+    # What a row has beside the columns is behind them.
+    return pd.DataFrame({n: array(values, c.dtype) for (n, c), values in zip(COLUMNS.items(), columns, strict=False)})
 
 
 def load(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
+from decimal import Decimal
 from fractions import Fraction
 
 from trainables.spec import Component, Mixture, Share
@@ -47,12 +48,12 @@ def _whole_weights(weights: tuple[tuple[str, float], ...]) -> tuple[int, ...]:
         if not (math.isfinite(weight) and weight >= 0):
             raise ValueError(f"component {name!r} has weight {weight:g}; weights are relative, finite and at least 0")
     # Through the shortest decimal that reads back as the float: 0.1 is a tenth, as its author meant.
-    exact = [Fraction(repr(float(weight))) for _, weight in weights]
-    if not any(exact):
+    exact = [Decimal(repr(float(weight))).as_integer_ratio() for _, weight in weights]
+    if not any(numerator for numerator, _ in exact):
         names = ", ".join(name for name, _ in weights) or "no component"
         raise ValueError(f"every weight is 0 ({names}); give one a positive weight")
-    scale = math.lcm(*(weight.denominator for weight in exact))
-    return tuple(int(weight * scale) for weight in exact)
+    scale = math.lcm(*(denominator for _, denominator in exact))
+    return tuple(numerator * (scale // denominator) for numerator, denominator in exact)
 
 
 def mixture_of(

@@ -582,7 +582,7 @@ def _sealed(entry: Mapping[str, Any]) -> bytes:
     return _json({**entry, "sha256": hashlib.sha256(_json(entry)).hexdigest()})
 
 
-_SEAL = re.compile(rb',\n "sha256": "([0-9a-f]{64})"\n}\Z')
+_SEAL, _END = b',\n "sha256": "', b'"\n}'  # before and after the checksum, which is the last value
 
 
 def _unsealed(content: bytes) -> Entry:
@@ -590,11 +590,13 @@ def _unsealed(content: bytes) -> Entry:
 
     The text is hashed as it lies there: writing its values again, to compare, takes ten times as long.
     """
-    seal = _SEAL.search(content, max(0, len(content) - 100))
-    if seal is None or hashlib.sha256(content[: seal.start()] + b"\n}").hexdigest().encode() != seal[1]:
+    text, seal = content[: -(len(_SEAL) + 64 + len(_END))], content[-(len(_SEAL) + 64 + len(_END)) :]
+    if seal != _SEAL + hashlib.sha256(text + b"\n}").hexdigest().encode() + _END:
         raise ValueError("no checksum, or another one")
-    match json.loads(content.decode()):
-        case {"result": dict(result), "files": dict(files), "sha256": str()} as entry if len(entry) == 3:
+    entry = json.loads(content.decode())
+    if isinstance(entry, dict) and entry.keys() == {"result", "files", "sha256"}:
+        result, files = entry["result"], entry["files"]
+        if isinstance(result, dict) and isinstance(files, dict):
             return Entry(result, files)
     raise ValueError("no entry")
 

@@ -1,6 +1,7 @@
 """Weights to exact counts."""
 
 import math
+from fractions import Fraction
 
 import pytest
 from hypothesis import given
@@ -32,6 +33,12 @@ def test_a_component_of_weight_zero_gets_nothing(mixture, total):
 def test_thirds_of_a_hundred_go_by_largest_remainder_and_ties_to_the_first_named():
     assert apportion({"a": 1, "b": 1, "c": 1}, 100) == {"a": 34, "b": 33, "c": 33}
     assert apportion({"a": 0.55, "b": 0.35, "c": 0.1}, 10) == {"a": 6, "b": 3, "c": 1}
+
+
+@given(st.lists(st.floats(0, 1e300, exclude_min=True), min_size=1, max_size=4))
+def test_shares_are_exactly_those_of_the_shortest_decimals(values):
+    exact = [Fraction(repr(value)) for value in values]
+    assert [*shares_of(dict(enumerate(values))).values()] == [value / sum(exact) for value in exact]
 
 
 def test_decimal_weights_mean_what_they_say():
