@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it matrix products on a GPU may differ
 
-from trainables import guides
+from trainables import capture, guides
 from trainables.architectures import Network, build, is_torchvision
 from trainables.components import ComponentData
 from trainables.deficits import DEFICITS
@@ -103,7 +103,8 @@ def pretrain(
     network = build(spec.architecture, mixture.num_classes, spec.seed)
     if not spec.steps or not mixture.shares:
         return Pretrained(network, (), 0.0, 0)
-    network.to(device).train()
+    layout = layout_of(training, device)
+    network.to(device).to(memory_format=layout).train()
     guidance = None
     if spec.guide:
         with repeatable(device):
@@ -119,6 +120,9 @@ def pretrain(
     feed = Feed(stream, mixture, data, training.batch_size, device)
     noisy = training.dropout > 0 or any(_is_noisy(module) for module in network.modules())
     splits = not noisy and guidance is None and not any(isinstance(m, _BatchNorm) for m in network.modules())
+    captures = capture.is_asked(device) and not noisy and guidance is None
+    captured: capture.CapturedStep | None = None
+    lr_on_device = torch.zeros((), device=device)
     started = reported = saved = time.monotonic()
     reported_step = first
 
@@ -131,19 +135,31 @@ def pretrain(
             return F.cross_entropy(logits, y, label_smoothing=training.label_smoothing)
         return guidance.loss(features, logits, y, rows)
 
+    def gradients(batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        optimizer.zero_grad()
+        return _gradients(loss_of, batch, micro_batch, device, training.precision)
+
+    def advance(batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        loss = gradients(batch)
+        optimizer.step()
+        return loss
+
     with repeatable(device):
         for step, (x, y, rows) in enumerate(feed.batches(first, spec.steps), start=first):
             if training.deficit:
                 x = impair(x, training, generator_of(device, spec.seed, step, "deficit"), step)
             if training.augment:
                 x = augment(x, training.augment, generator_of(device, spec.seed, step, "augment"))
+            batch = x.contiguous(memory_format=layout), y, rows
+            lr = learning_rate(training, step)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(training, step)
-            while True:
-                optimizer.zero_grad()
+                group["lr"] = lr_on_device.fill_(lr) if captures else lr
+            if captures and step == first + capture.WARM_STEPS:
+                captured = capture.CapturedStep(advance, batch)
+            while captured is None:
                 try:
                     with noise_of_step(noisy, device, spec.seed, step):
-                        loss = _gradients(loss_of, (x, y, rows), micro_batch, device, training.precision)
+                        losses[step] = gradients(batch)
                     break
                 except (RuntimeError, MemoryError) as error:
                     if not is_exhausted(error):
@@ -152,8 +168,10 @@ def pretrain(
                 micro_batch = _smaller(micro_batch, splits, why)  # out of the handler, which holds what filled it
                 if device.type == "cuda":
                     torch.cuda.empty_cache()
-            optimizer.step()
-            losses[step] = loss
+            if captured is None:
+                optimizer.step()
+            else:
+                losses[step] = captured(batch)
 
             done = step + 1
             checkpoint = checkpoints.get(done) if checkpoints else None
@@ -180,7 +198,8 @@ def pretrain(
     if spec.until is not None and first < spec.steps:
         save(saver, trained, optimizer, losses, spec.steps, seconds + time.monotonic() - started, micro_batch)
     curve = loss_curve(losses[: spec.steps].cpu())
-    return Pretrained(network.cpu().eval(), curve, seconds + time.monotonic() - started, micro_batch)
+    network.cpu().to(memory_format=torch.contiguous_format).eval()
+    return Pretrained(network, curve, seconds + time.monotonic() - started, micro_batch)
 
 
 # What the network sees --------------------------------------------------------------------------------------------
@@ -330,6 +349,15 @@ def noise_of_step(noisy: bool, device: torch.device, seed: int, step: int) -> It
         yield
 
 
+def layout_of(training: Training, device: torch.device) -> torch.memory_format:
+    """How images and filters lie in memory: channels last where tensor cores read them so, and nowhere else.
+
+    Weights keep their meaning and results change by rounding only, which is why a CPU's are left alone.
+    """
+    on_tensor_cores = device.type == "cuda" and training.precision == "bfloat16"
+    return torch.channels_last if on_tensor_cores else torch.contiguous_format
+
+
 def mixed_precision(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
     if precision == "float32":
         return (
@@ -345,11 +373,15 @@ def repeatable(device: torch.device) -> Iterator[None]:
         yield
         return
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = torch.utils.deterministic
+    filled = memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
+    memory.fill_uninitialized_memory = False  # a kernel for every allocation; nothing here reads one
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        memory.fill_uninitialized_memory = filled
 
 
 def raise_if_diverged(losses: Tensor) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from trainables import components
 from trainables.feed import to_float
 from trainables.mixture import mixture_of
-from trainables.pretrain import Diverged, augment, learning_rate, pretrain
+from trainables.pretrain import Diverged, augment, layout_of, learning_rate, pretrain
 from trainables.spec import Architecture, Mixture, Ordering, PretrainSpec, Source, Training
 
 CPU = torch.device("cpu")
@@ -146,6 +146,30 @@ def test_an_ordering_changes_the_result_and_a_curriculum_runs(digits, odd):
     assert math.isfinite(finished(specified(digits, odd, ordering=Ordering(kind="curriculum"))).loss_curve[-1][1])
 
 
+@pytest.mark.parametrize("architecture", ["cnn", "resnet18"])
+def test_another_layout_in_memory_changes_a_run_by_rounding_only(digits, odd, architecture, monkeypatch):
+    """It is for GPUs; here a CPU is made to use it. A run that is interrupted between the two goes on as well."""
+    network = Architecture(name=architecture, width=1 / 8, image_shape=digits.image_shape)
+    spec = specified(digits, odd, architecture=network, training={"steps": 4, "learning_rate": 1e-3})
+    plain, memory = finished(spec), Memory()
+    run = pretrain(
+        spec, [components.load(s.component) for s in spec.mixture.shares], device=CPU, saver=memory, report_every_s=0
+    )
+    next(run)
+    run.close()
+    monkeypatch.setattr("trainables.pretrain.layout_of", lambda training, device: torch.channels_last)
+    for found in (finished(spec), finished(spec, saver=memory)):
+        assert all(value.is_contiguous() for value in found.network.state_dict().values())
+        for name, value in found.network.state_dict().items():
+            torch.testing.assert_close(value, plain.network.state_dict()[name], rtol=1e-3, atol=1e-4)
+
+
+def test_images_and_filters_lie_channels_last_on_tensor_cores_only():
+    gpu, mixed = torch.device("cuda"), Training(steps=1, precision="bfloat16")
+    assert layout_of(mixed, gpu) is torch.channels_last
+    assert layout_of(mixed, CPU) is layout_of(Training(steps=1), gpu) is torch.contiguous_format
+
+
 def test_zero_steps_leave_the_initialisation(digits, odd):
     nothing = specified(digits, odd, mixture=Mixture(shares=()), training={"steps": 0})
     run = finished(nothing)
@@ -192,6 +216,20 @@ def test_augmentation_moves_pixels_and_invents_none(seed):
 def test_bytes_stand_for_floats_in_their_range():
     bytes_ = torch.tensor([0, 51, 255], dtype=torch.uint8)
     assert to_float(bytes_, (-3, 3)).tolist() == pytest.approx([-3, -1.8, 3])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("training", [{}, {"optimizer": "adamw", "precision": "bfloat16"}])
+def test_captured_steps_on_a_gpu_end_at_the_weights_of_steps_that_are_not(digits, odd, training, monkeypatch):
+    network = Architecture(name="cnn", width=0.5, image_shape=digits.image_shape)
+    spec = specified(digits, odd, architecture=network, training={"steps": 20, **training})
+    data = [components.load(share.component) for share in spec.mixture.shares]
+    plain = ended(pretrain(spec, data, device=torch.device("cuda")))
+    monkeypatch.setenv("BOTTLENECK_CUDA_GRAPHS", "1")
+    captured = ended(pretrain(spec, data, device=torch.device("cuda")))
+    for name, value in captured.network.state_dict().items():
+        torch.testing.assert_close(value, plain.network.state_dict()[name], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
