@@ -6,8 +6,8 @@ import torch
 
 from trainables.errors import UserError
 
-# In RuntimeErrors: the CPU's allocator, cuBLAS and cuDNN.
-SIGNS = ("can't allocate memory", "not enough memory", "ALLOC_FAILED")
+# In RuntimeErrors: the CPU's allocator, cuBLAS and cuDNN, and oneDNN, which says no more than that.
+SIGNS = ("can't allocate memory", "not enough memory", "ALLOC_FAILED", "could not create a primitive")
 
 
 class OutOfMemory(UserError):
