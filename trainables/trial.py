@@ -171,6 +171,7 @@ class _Work:
     def __init__(self, store: Store, device: torch.device, note: Note, names: Mapping[str, str]) -> None:
         self.store, self.device, self.note, self.names = store, device, note, names
         self.computed = 0
+        self.features = protocols.FeatureCache()
         self._results: dict[str, Mapping[str, Any]] = {}
         self._networks: OrderedDict[str, Network] = OrderedDict()  # those used last
 
@@ -336,7 +337,7 @@ class _Work:
         networks = [self._network(member).to(self.device).eval() for member in stage.members]
         seed = derive_seed(stage.members[0].seed, "transfer", stage.component.content)
         try:
-            found = protocols.measure(stage, networks, data, self.device, seed)
+            found = protocols.measure(stage, networks, data, self.device, seed, self.features)
         except ValueError as error:  # features that are not finite, fine-tuning that diverges, too few examples
             log.warning("%s: %s", label(stage, self.names), error)
             impossible = self._result(started) | {"status": "impossible", "reason": str(error), "finished": time.time()}
