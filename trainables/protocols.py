@@ -13,8 +13,10 @@ A new protocol is one function, entered in PROTOCOLS.
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -34,6 +36,7 @@ from trainables.spec import ProbeSpec, Transfer
 from trainables.tangent import tangent_features
 
 FEATURE_BATCH = 512  # examples; features are the same for every size up to rounding
+MAX_KEPT_FLOATS = 2**26  # of features in memory, 256 MiB: those used last
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,8 +59,34 @@ class Outcome:
     missing_classes: int  # without an example in one of the splits, as far as they were used
 
 
+class FeatureCache:
+    """The features of frozen networks that were read last, so that a network is run once for many measurements."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[str, ...], Tensor] = OrderedDict()
+        self.floats = 0  # in all that is kept
+
+    def get(self, key: tuple[str, ...], compute: Callable[[], Tensor]) -> Tensor:
+        """What was kept under the key, which names the network, the examples and the device, or is computed now."""
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        features = compute()
+        self._kept[key] = features
+        self.floats += features.numel()
+        while self.floats > MAX_KEPT_FLOATS:
+            _, forgotten = self._kept.popitem(last=False)
+            self.floats -= forgotten.numel()
+        return features
+
+
 def measure(
-    stage: ProbeSpec, networks: Sequence[Network], data: ComponentData, device: torch.device, seed: int
+    stage: ProbeSpec,
+    networks: Sequence[Network],
+    data: ComponentData,
+    device: torch.device,
+    seed: int,
+    cache: FeatureCache | None = None,
 ) -> Outcome:
     """What `stage.transfer` makes of the networks, whose weights stay as they are.
 
@@ -66,12 +95,14 @@ def measure(
         networks: of `stage.members`, in their order, on the device.
         data: the examples of `stage.component`.
         seed: of initial weights, batches and projections; nothing in linear_probe, ridge and knn depends on it.
+        cache: features that earlier measurements read, and where those of this one are left; None: none are kept.
 
     Raises:
         ValueError: the transfer is impossible, features are not finite, or fine-tuning diverges at every learning rate.
     """
     transfer, num_classes = stage.transfer, stage.component.num_classes
     _check(transfer)
+    kept = FeatureCache() if cache is None else cache
 
     def view(name: str, split: Split, positions: Tensor) -> View:
         return View(
@@ -79,6 +110,8 @@ def measure(
             split=split,
             positions=positions,
             networks=networks,
+            sources=[(member.digest, stage.component.content) for member in stage.members],
+            cache=kept,
             value_range=data.value_range,
             num_classes=num_classes,
             device=device,
@@ -127,6 +160,8 @@ class View:
     split: Split
     positions: Tensor  # (N,) in the split, on the CPU
     networks: Sequence[Network]
+    sources: Sequence[tuple[str, str]]  # digests of each network and of the component
+    cache: FeatureCache
     value_range: tuple[float, float]
     num_classes: int
     device: torch.device
@@ -153,10 +188,22 @@ class View:
         Raises:
             ValueError: there are none, or they are not finite.
         """
+        # Under their positions: other batches of the same examples would move the last bits.
+        examples = hashlib.sha256(self.positions.numpy().tobytes()).hexdigest()
         # Each network reads the images anew: decoding is cheap beside a forward pass, and batches stay small.
-        features = torch.cat([probe.extract(network.features, self.batches()) for network in self.networks], dim=1)
+        found = [
+            self.cache.get(
+                (*source, self.name, examples, str(self.device)),
+                functools.partial(self._extracted, network),
+            )
+            for source, network in zip(self.sources, self.networks, strict=True)
+        ]
+        features = torch.cat(found, dim=1)
         probe.check(self.name, features, self.labels, self.num_classes)
         return features
+
+    def _extracted(self, network: Network) -> Tensor:
+        return probe.extract(network.features, self.batches())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

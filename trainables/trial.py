@@ -192,6 +192,7 @@ class _Work:
         self._grouping, self._repeated = grouping, repeated
         self.computed = 0
         self._most: dict[fused.Shape | None, int] = {}  # runs as one, where more did not fit into memory
+        self.features = protocols.FeatureCache()
         self._results: dict[str, Mapping[str, Any]] = {}
         self._networks: OrderedDict[str, Network] = OrderedDict()  # those used last
 
@@ -473,7 +474,7 @@ class _Work:
         networks = [self._network(member).to(self.device).eval() for member in stage.members]
         seed = derive_seed(stage.members[0].seed, "transfer", stage.component.content)
         try:
-            found = protocols.measure(stage, networks, data, self.device, seed)
+            found = protocols.measure(stage, networks, data, self.device, seed, self.features)
         except ValueError as error:  # features that are not finite, fine-tuning that diverges, too few examples
             log.warning("%s: %s", label(stage, self.names), error)
             impossible = self._result(started) | {"status": "impossible", "reason": str(error), "finished": time.time()}

@@ -142,8 +142,33 @@ def test_the_gradient_vanishes_where_the_solver_stops(case, num_examples, num_fe
     assert squared / (2 * l2) <= 1.01e-6 * loss  # strong convexity: the distance to the minimum, relative
 
 
-@pytest.mark.parametrize(("name", "value"), [("MAX_AXES", 0), ("MAX_FLOAT64_ENTRIES", 0), ("BLOCK_ENTRIES", 5000)])
-def test_large_data_takes_another_way_to_the_same_minimum(monkeypatch, name, value):
+def test_the_whole_path_is_that_of_scikit_learn_with_the_same_choice_and_the_same_test_split():
+    train, validation, test = three_splits()
+    ours = linear_probe(train, validation, test, 10, L2S)
+    theirs = [scikit_learn(*train, l2) for l2 in L2S]
+    choice = choose(((p.l2, p) for p in theirs), lambda p: p.logits(validation[0]), validation[1])
+    assert ours.l2 == choice.setting
+    assert ours.test_accuracy == pytest.approx(accuracy(choice.model, *test), abs=1.1 / len(test[1]))
+    assert ours.test_loss == pytest.approx(float(F.cross_entropy(choice.model.logits(test[0]), test[1])), rel=1e-3)
+    for (_, found), expected in zip(ours.path, theirs, strict=True):
+        assert found == pytest.approx(accuracy(expected, *validation), abs=1.1 / len(validation[1]))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MAX_AXES", 0),
+        ("MAX_FLOAT64_ENTRIES", 0),
+        ("BLOCK_ENTRIES", 5000),
+        ("BLOCK_SIZE", 0),  # the curvature's diagonal alone, as where there are thousands of classes
+        ("BLOCK_SIZE", 100),  # a block of some of the axes
+        ("BLOCK_EXAMPLES", 300),  # estimated on some of the examples
+        ("BLOCK_ROUNDING", -1e9),  # a block without a factor: the diagonal alone
+        ("FREE_BLOCK", 0.0),  # never a block of every step's own
+        ("FREE_BLOCK", 1e12),  # always
+    ],
+)
+def test_other_ways_lead_to_the_same_minimum(monkeypatch, name, value):
     features, labels = random_net_features()
     usual = fit_path(features, labels, 10, L2S)
     monkeypatch.setattr(probe, name, value)

@@ -13,10 +13,11 @@ from torch import Tensor
 from trainables import components, probe, protocols
 from trainables.architectures import build
 from trainables.probe import Probe, extract, fit_path, linear_probe, ridge_path, sharpened
-from trainables.protocols import FINETUNING, FROZEN, PROTOCOLS, measure
+from trainables.protocols import FINETUNING, FROZEN, PROTOCOLS, FeatureCache, measure
 from trainables.spec import Architecture, Mixture, PretrainSpec, ProbeSpec, Share, Source, Training, Transfer
 
 CPU = torch.device("cpu")
+SPLITS = ("train", "validation", "test")
 QUICK = Transfer(
     l2=(1e-3, 1e-1),
     train_examples=150,
@@ -279,6 +280,60 @@ def test_a_learning_rate_that_diverges_is_not_chosen(digits):
     found = measured(digits, protocol="finetune", learning_rates=(3e38, 0.05))
     assert found.chosen == {"learning_rate": 0.05}
     assert [rate for rate, _ in found.path] == [0.05]
+
+
+# --- Features that are kept. ---
+
+
+def measured_in_turn(data, transfers, cache):
+    """The outcomes of several transfers of one network, and how many images it was shown for them."""
+    shown = []
+    (network,) = networks_of(staged(data))
+    network.features.register_forward_hook(lambda module, inputs, output: shown.append(len(output)))
+    found = [measure(staged(data, **transfer), [network], data, CPU, 0, cache) for transfer in transfers]
+    return found, sum(shown)
+
+
+FROZEN_IN_TURN = [{"protocol": "linear_probe"}, {"protocol": "ridge"}, {"protocol": "knn"}, {"compression": 2}]
+
+
+def test_a_network_is_run_once_for_all_protocols_that_leave_it_as_it_is(digits):
+    alone, all_shown = measured_in_turn(digits, FROZEN_IN_TURN, None)
+    shared, shown = measured_in_turn(digits, FROZEN_IN_TURN, FeatureCache())
+    assert (shown, all_shown) == (150 + 80 + 100, 4 * (150 + 80 + 100))
+    assert all(same(*pair) for pair in zip(alone, shared, strict=True))
+
+
+def test_shots_share_the_validation_and_the_test_split(digits):
+    shots = [{"shots": count} for count in (None, 1, 5)]
+    alone, _ = measured_in_turn(digits, shots, None)
+    shared, shown = measured_in_turn(digits, shots, FeatureCache())
+    assert shown == sum(outcome.num_train for outcome in alone) + 80 + 100
+    assert all(same(*pair) for pair in zip(alone, shared, strict=True))
+
+
+def test_a_cache_tells_networks_and_components_apart(digits):
+    cache, stage = FeatureCache(), staged(digits, members=2)
+    component = replace(digits.component, content="0" * 64)
+    upside_down = replace(
+        digits,
+        component=component,
+        **{name: InMemory(255 - getattr(digits, name).images, getattr(digits, name).labels) for name in SPLITS},
+    )
+    stages = [(stage, digits), (replace(stage, members=stage.members[::-1]), digits)]
+    stages += [(replace(stage, component=component), upside_down)]
+    for each, data in stages:
+        networks = networks_of(each)
+        assert same(measure(each, networks, data, CPU, 0, cache), measure(each, networks, data, CPU, 0))
+
+
+def test_features_used_longest_ago_are_forgotten_where_there_is_no_room(digits, monkeypatch):
+    monkeypatch.setattr(protocols, "MAX_KEPT_FLOATS", 8 * (80 + 100))  # of the training split there is no room for all
+    cache = FeatureCache()
+    shared, shown = measured_in_turn(digits, FROZEN_IN_TURN, cache)
+    assert cache.floats <= 8 * (80 + 100)
+    assert shown > 150 + 80 + 100
+    assert all(same(*pair) for pair in zip(shared, measured_in_turn(digits, FROZEN_IN_TURN, None)[0], strict=True))
 
 
 # --- Few examples. ---

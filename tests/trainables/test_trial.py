@@ -14,7 +14,7 @@ import pytest
 import torch
 from strategies import NAMES  # noqa: F401  (makes `strategies` importable in the child below)
 
-from trainables import components
+from trainables import components, protocols
 from trainables import representation as representations
 from trainables import trial as trial_module
 from trainables.checkpoints import schedule
@@ -117,6 +117,18 @@ def test_what_a_trial_measures_makes_sense(tmp_path):
         assert store.get("probe", cell.random_init.digest)["head_accuracy"] is None
         correct = store.tensors("probe", cell.transfer.digest, "test")["correct"]
         assert float(correct.double().mean()) == transfer["test_accuracy"]
+
+
+def test_protocols_of_one_network_share_its_features(tmp_path, monkeypatch):
+    trial, read = small_trial(steps=1), []
+    with_ridge = [
+        replace(cell, transfer=replace(cell.transfer, transfer=replace(TRANSFER, protocol="ridge")))
+        for cell in trial.cells
+    ]
+    extract = protocols.probe.extract
+    monkeypatch.setattr(protocols.probe, "extract", lambda *given: read.append(given) or extract(*given))
+    run_trial(replace(trial, cells=(*trial.cells, *with_ridge)), Store(tmp_path), device="cpu")
+    assert len(read) == 3 * 2 * 3  # of each component's three networks its three splits, whatever they are read by
 
 
 def test_deleting_one_stage_computes_exactly_that_stage_again(tmp_path):
