@@ -98,6 +98,7 @@ def worker(tmp_path, monkeypatch):
     from trainables.process import Settings
 
     monkeypatch.setattr(launch.ray, "get", lambda spec: spec)
+    monkeypatch.setattr(launch, "REPORT_EVERY_S", 600.0)  # one report a trial, on the slowest machine
     before = Settings()
     handlers = list(launch.logging.root.handlers)
     storage = tmp_path / "worker"
@@ -154,7 +155,6 @@ def test_nothing_of_a_trial_is_left_in_its_worker_for_the_next(worker, tmp_path,
 def test_a_short_trial_is_one_report_and_a_long_one_reports_by_the_clock(worker, monkeypatch):
     from orchestrator import launch
 
-    monkeypatch.setattr(launch, "REPORT_EVERY_S", 600.0)
     start, _ = worker
     (told,) = to_its_end(start(trial_of("mlp", 5)))
     assert told["finished"]
