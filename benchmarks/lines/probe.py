@@ -38,18 +38,18 @@ class Material:
     test: tuple[Tensor, Tensor]
 
 
-def against_scikit(folder: Path, *, examples: int, features: int, pretraining_steps: int) -> Measure:
+def against_scikit(folder: Path, *, examples: int, features: int, l2s: int, pretraining_steps: int) -> Measure:
     from benchmarks.peers.cell import fit_probe
     from trainables.probe import linear_probe
 
     material = _material(examples, features, pretraining_steps)
 
     def ours() -> Any:
-        return linear_probe(material.train, material.validation, material.test, 10, L2S).test_accuracy
+        return linear_probe(material.train, material.validation, material.test, 10, L2S[:l2s]).test_accuracy
 
     def scikit() -> Any:
         arrays = [(x.numpy(), y.numpy()) for x, y in (material.train, material.validation, material.test)]
-        return fit_probe(arrays[0], arrays[1], arrays[2], L2S)
+        return fit_probe(arrays[0], arrays[1], arrays[2], L2S[:l2s])
 
     def measure(swapped: bool) -> dict[str, float]:
         done = in_turn({"ours": lambda: timed(ours), "scikit": lambda: timed(scikit)}, swapped=swapped)
@@ -65,7 +65,7 @@ def against_scikit(folder: Path, *, examples: int, features: int, pretraining_st
 
 
 def against_paper(
-    folder: Path, *, examples: int, features: int, pretraining_steps: int, epochs: int, weight_decays: int
+    folder: Path, *, examples: int, features: int, l2s: int, pretraining_steps: int, epochs: int, weight_decays: int
 ) -> Measure:
     import torch
 
@@ -80,7 +80,7 @@ def against_paper(
             extracted(material.backbone, material.data, split, count)
             for split, count in (("train", examples), ("validation", None), ("test", len(material.test[1])))
         )
-        return linear_probe(train, validation, test, 10, L2S).test_accuracy
+        return linear_probe(train, validation, test, 10, L2S[:l2s]).test_accuracy
 
     def paper() -> float:
         return sum(_job(backbone, folder, decay, examples, epochs, len(material.test[1])) for decay in chosen)
@@ -168,8 +168,8 @@ SCIKIT = Line(
         Figure(name="scikit-learn, s"),
         Figure(name="test accuracy"),
     ),
-    full={"examples": 50_000, "features": 512, "pretraining_steps": 400},
-    quick={"examples": 1000, "features": 64, "pretraining_steps": 20},
+    full={"examples": 50_000, "features": 512, "l2s": 6, "pretraining_steps": 400},
+    quick={"examples": 1000, "features": 64, "l2s": 2, "pretraining_steps": 20},
     missing=data.missing,
 )
 PAPER = Line(
@@ -183,8 +183,8 @@ PAPER = Line(
         Figure(name="the paper's probe, s"),
         Figure(name="test accuracy"),
     ),
-    full={"examples": 50_000, "features": 512, "pretraining_steps": 400, "epochs": 28, "weight_decays": 6},
-    quick={"examples": 500, "features": 64, "pretraining_steps": 20, "epochs": 1, "weight_decays": 1},
+    full={"examples": 50_000, "features": 512, "l2s": 6, "pretraining_steps": 400, "epochs": 28, "weight_decays": 6},
+    quick={"examples": 500, "features": 64, "l2s": 2, "pretraining_steps": 20, "epochs": 1, "weight_decays": 1},
     repeats=1,
     missing=data.missing,
 )
