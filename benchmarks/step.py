@@ -204,10 +204,10 @@ def main() -> None:
     if asked.pictures:
         with tempfile.TemporaryDirectory(prefix="benchmark-pictures-") as folder:
             os.environ["BOTTLENECK_CACHE"] = f"{folder}/cache"
-            pictures(Path(folder) / "pictures", 600, 375, 500)
+            pictures(Path(folder) / "pictures", 320, 375, 500)
             for _ in range(asked.repeats):
                 case = CASES["resnet18" if asked.device == "cuda" else "cnn"]
-                note("pictures", measure_pictures(Path(folder) / "pictures", case, 8, 64, device))
+                note("pictures", measure_pictures(Path(folder) / "pictures", case, 4, 64, device))
         _print("pictures", found["pictures"])
     if asked.json:
         asked.json.write_text(
