@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # Set before anything reads them, and inherited by the processes that tests start.
@@ -15,6 +16,8 @@ for _name in ("BOTTLENECK_STORAGE", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
 os.environ.update(OMP_NUM_THREADS="1", MPLBACKEND="Agg")
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray's name; at its 15, a worker stands still beside two busy tests
 os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # seven processes that each import MLflow
+hypothesis.settings.register_profile("ours", deadline=None)  # a machine may have other things to do
+hypothesis.settings.load_profile("ours")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -95,7 +95,7 @@ def put_aside(store):
     return done
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_after_any_gc_the_results_of_every_kept_sweep_are_unchanged_and_nothing_is_missing(swept, tmp_path, data):
     folder, plans = swept

@@ -255,14 +255,14 @@ def shuffled(table: pd.DataFrame, start: int) -> pd.DataFrame:
     return table.sample(frac=1, random_state=start).reset_index(drop=True)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.integers(0, 1000))
 def test_the_order_of_rows_changes_nothing(start):
     assert find(shuffled(noise(start % 7), start)) == find(noise(start % 7))
     assert find(shuffled(planted(), start)) == find(planted())
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(st.integers(0, 1000), st.sampled_from([0.1, 0.5, 2.0]))
 def test_another_unit_scales_every_effect_and_decides_nothing_else(start, unit):
     for table in (planted(), noise(start)):
@@ -277,7 +277,7 @@ def test_another_unit_scales_every_effect_and_decides_nothing_else(start, unit):
             assert other[key] == pytest.approx((effect * unit, low * unit, high * unit, p), rel=1e-6, abs=1e-9)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.permutations(["digits", "clothes", "kana", "rare"]))
 def test_other_names_of_components_change_the_names_in_sentences_alone(names):
     table = planted().assign(ordering=lambda t: t["ordering"].replace(ORDERINGS[1], "one then two"))

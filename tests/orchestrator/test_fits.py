@@ -60,7 +60,7 @@ def refusal(found: Any) -> str:
 # gap(N) = a N^-b + c
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.floats(0, 0.3), st.floats(0.2, 3))
 def test_a_floor_without_noise_is_found_exactly(floor, exponent):
     found = floor_fit(WIDTHS, [falling(floor, exponent)] * 3)
@@ -107,7 +107,7 @@ def test_the_criteria_are_those_of_two_fits_made_by_scipy():
     assert found.bic_difference == pytest.approx(gained - math.log(6), abs=1e-3)
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(st.floats(1e-6, 1e9))
 def test_the_unit_of_scale_does_not_matter_to_exponent_and_floor(unit):
     gaps = falling() + noise(3, 6, scale=0.005)
@@ -116,7 +116,7 @@ def test_the_unit_of_scale_does_not_matter_to_exponent_and_floor(unit):
     assert dataclasses.astuple(after.c) == pytest.approx(dataclasses.astuple(before.c), abs=1e-6)
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(st.floats(1e-3, 1e3))
 def test_the_unit_of_the_gap_is_the_unit_of_the_floor(unit):
     gaps = falling() + noise(3, 6, scale=0.005)
@@ -221,7 +221,7 @@ def test_accuracies_that_are_none_are_an_error(accuracy, direct, message):
 UPSTREAM = np.linspace(0.15, 0.6, 10)
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(st.floats(0.3, 3), st.floats(0, 0.2))
 def test_the_irreducible_error_without_noise_is_found_exactly(alpha, irreducible):
     found = transfer_fit(UPSTREAM, 0.7 * UPSTREAM**alpha + irreducible)
@@ -284,7 +284,7 @@ def law(shares: Any, c: float, k: float, t: Any) -> Any:
     return c + k * np.exp(shares @ np.array(t))
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(
     st.floats(0.2, 2),
     st.floats(0.5, 3),
@@ -329,7 +329,7 @@ def test_of_thousands_of_mixtures_many_are_left_out_at_once():
     assert found.r2 > 0.98
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(st.lists(st.floats(0.1, 10), min_size=12, max_size=12))
 def test_weights_are_relative(factors):
     loss = law(mixtures(), 0.5, 2, [-3, 0.5, 1]) + noise(12, scale=0.02)
@@ -364,7 +364,7 @@ def test_mixtures_that_are_none_are_an_error(weights, loss):
 # The weight at which half of the gap is gone
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(st.floats(0.015, 0.3), st.floats(0.6, 3))
 def test_the_weight_of_half_the_gap_is_found_exactly_without_noise(middle, steepness):
     found = half_gap(WEIGHTS, [halving(middle, steepness)] * 3)
@@ -393,7 +393,7 @@ def test_the_digits_dominoes_lose_half_of_their_gap_by_a_weight_of_one_percent()
     assert found.between == (0, 0.02)
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(st.floats(1e-3, 1e3))
 def test_the_unit_of_the_gap_does_not_matter_to_the_weight(unit):
     gaps = halving() + noise(3, 7, scale=0.01)
@@ -584,7 +584,7 @@ def test_direct_accuracies_by_seed_are_an_error():
 # All of them
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.integers(0, 2**32 - 1), st.floats(-4, 0), st.integers(4, 7))
 def test_whatever_the_numbers_a_fit_is_finite_or_refused(seed, log_noise, count):
     random, scale = np.random.default_rng(seed), 10**log_noise

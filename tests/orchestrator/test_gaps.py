@@ -88,7 +88,7 @@ def test_a_table_and_a_list_of_seeds_give_the_same_interval():
     assert (found["gap"], found["low"], found["high"]) == pytest.approx((expected.mean, expected.low, expected.high))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.floats(-0.5, 0.5), min_size=2, max_size=5), st.floats(-0.2, 0.2))
 def test_losing_the_same_accuracy_everywhere_adds_it_to_every_gap(values, loss):
     before = gaps.summarise(table(*seeds(*values)), ["component"]).iloc[0]
@@ -98,7 +98,7 @@ def test_losing_the_same_accuracy_everywhere_adds_it_to_every_gap(values, loss):
         assert after[name] == pytest.approx(before[name] + loss, abs=1e-9)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.permutations(range(12)))
 def test_the_order_of_rows_changes_no_number(order):
     rows = two_views()[:12]

@@ -135,7 +135,7 @@ def test_a_rung_never_reaches_and_falls_short_and_more_certainty_never_turns_one
     assert wide in ("undecided", narrow)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.sampled_from([LOW, HIGH, None]), min_size=len(BELOW), max_size=len(BELOW)))
 def test_a_named_failure_has_nothing_below_it_that_reaches(accuracies):
     found = only(climbed(dict(zip(BELOW, accuracies, strict=True)) | {"linear_probe": LOW}, seeds=[1, 2, 3]))

@@ -66,7 +66,7 @@ def test_the_key_of_a_row_has_pythons_own_values_and_none_for_what_is_absent():
 
 
 @given(st.lists(st.lists(numbers, min_size=3, max_size=3), min_size=2, max_size=4))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_worst_gap_lies_in_its_interval_and_no_mean_of_gaps_lies_above_it(gaps):
     rows = [(f"c{k}", 1 / len(gaps), values) for k, values in enumerate(gaps)]
     found = measures.indices(table(*rows)).iloc[0]

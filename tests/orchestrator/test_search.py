@@ -203,7 +203,7 @@ def test_of_several_objectives_a_trial_that_was_stopped_early_says_nothing():
     assert trials_of(optimiser)[0].state.name == "FAIL"
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.lists(st.sampled_from(["told", "failed", "stopped", "left"]), min_size=1, max_size=9))
 def test_any_history_is_the_same_after_a_restart(ends):
     asked = sweep(CONDITIONAL)

@@ -39,7 +39,7 @@ def regions(draw, nonempty=True):
     return (region, found) if found or not nonempty else draw(regions())
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(regions(nonempty=False))
 def test_a_region_has_exactly_the_mixtures_within_its_bounds_and_sums(drawn):
     region, mixtures = drawn
@@ -48,7 +48,7 @@ def test_a_region_has_exactly_the_mixtures_within_its_bounds_and_sums(drawn):
     assert region.support == {name for i, name in enumerate(region.names) if any(m[i] for m in mixtures)}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(regions())
 def test_every_mixture_has_coordinates_that_lead_back_to_it(drawn):
     region, mixtures = drawn
@@ -59,7 +59,7 @@ def test_every_mixture_has_coordinates_that_lead_back_to_it(drawn):
         assert region.at({**dict.fromkeys(region.coordinates, 0.5), **coordinates}) == multiples
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(regions(), st.randoms(use_true_random=False))
 def test_all_coordinates_lead_to_a_mixture_of_the_region(drawn, rng):
     region, mixtures = drawn
@@ -90,7 +90,7 @@ def test_what_has_no_choice_has_no_coordinate():
     assert Region(4, dict.fromkeys("abc", (0, 4)), [(frozenset("bc"), (2, 2))]).coordinates == ("b",)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(regions())
 def test_the_corners_are_the_mixtures_that_are_no_middle_of_two_others(drawn):
     region, mixtures = drawn
@@ -121,7 +121,7 @@ def test_the_centroid_is_the_mean_of_all_mixtures(resolution, bounds, centroid):
     assert Region(resolution, bounds).centroid() == centroid
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(regions())
 def test_the_centroid_lies_in_the_region_less_than_a_multiple_from_the_mean(drawn):
     region, mixtures = drawn
@@ -130,7 +130,7 @@ def test_the_centroid_lies_in_the_region_less_than_a_multiple_from_the_mean(draw
     assert all(abs(m - mean) < 1.001 for m, mean in zip(region.centroid(), means, strict=True))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(regions())
 def test_a_mixture_of_the_lattice_is_its_own_nearest_and_one_outside_has_none(drawn):
     region, mixtures = drawn

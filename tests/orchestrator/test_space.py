@@ -271,7 +271,7 @@ def test_an_axis_has_its_values_where_its_condition_holds_and_its_default_elsewh
     }
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1))
 def test_a_condition_leaves_the_draws_of_random_search_as_they_were(seed):
     """What it does not switch off is what was drawn without it, but for points that became equal to earlier ones."""
@@ -310,7 +310,7 @@ EVERY_AXIS = (
 )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1))
 def test_a_sobol_design_of_more_samples_begins_with_that_of_fewer(seed):
     few, many = (
@@ -320,7 +320,7 @@ def test_a_sobol_design_of_more_samples_begins_with_that_of_fewer(seed):
     assert len({key(point) for point in many}) == 16
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.data())
 def test_the_params_of_a_point_lead_back_to_it(data):
     space = Space(sweep(EVERY_AXIS, search="{optuna: {samples: 9}}"), SIZES)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 from gap_tables import row, three_components, two_views
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from made_up_sweeps import made_up
 
@@ -33,7 +33,6 @@ def test_everything_that_is_asked_for_comes_back_as_it_was():
     pd.testing.assert_frame_equal(ask("select * from results", TABLE), TABLE)
 
 
-@settings(deadline=None)
 @given(bound=st.floats(-0.1, 0.5), component=st.sampled_from(["hard", "both", "clothes", "none"]))
 def test_sql_and_a_pandas_query_keep_the_same_rows(bound, component):
     columns = ["trial", "seed", "gap"]

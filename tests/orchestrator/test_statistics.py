@@ -89,7 +89,7 @@ def test_five_seeds_are_the_fewest_that_reach_five_percent_and_six_when_two_side
     assert too_few == {"greater": [1, 2, 3, 4], "two-sided": [1, 2, 3, 4, 5]}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(few_differences)
 def test_the_sign_flip_test_is_scipys_permutation_of_pairs(differences):
     pair = (np.array(differences), np.zeros(len(differences)))
@@ -319,7 +319,7 @@ def test_without_spread_over_seeds_the_paired_interval_is_the_t_interval_over_ex
     assert (six_times_the_same.low, six_times_the_same.high) == pytest.approx((expected.low, expected.high))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 6), st.integers(2, 30), st.integers(0, 2**16), st.integers(-3, 3).filter(bool))
 def test_the_crossed_interval_is_the_paired_one_of_any_differences_and_scales_with_them(n, size, seed, scale):
     direct, transfer = np.random.default_rng(seed).random((2, n, size)) < 0.6
@@ -339,7 +339,7 @@ def test_one_seed_gets_an_interval_over_examples_that_says_so(interval):
     assert (found.n, found.seed_uncertainty, found.label) == (1, False, "no seed uncertainty")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(2, 6), st.integers(2, 30), st.integers(0, 2**16))
 def test_the_paired_interval_is_never_narrower_than_the_t_interval_over_seeds_and_turns_with_the_arms(n, size, seed):
     direct, transfer = np.random.default_rng(seed).random((2, n, size)) < 0.6

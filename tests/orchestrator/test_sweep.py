@@ -237,7 +237,6 @@ def test_a_file_may_begin_with_a_byte_order_mark_and_have_the_line_ends_of_windo
     assert read(path) == parse(SMALL, "x.yaml")
 
 
-@settings(deadline=None)
 @given(st.floats(0, 1e300), st.floats(1e-300, 1e300))
 def test_a_float_survives_being_written_and_read(weight, other):
     found = parse(f"{SMALL}vary: {{mixture: {{a: {weight!r}, b: {other!r}}}}}", "x.yaml")
@@ -303,7 +302,6 @@ def written_sweeps(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-@settings(deadline=None)
 @given(written_sweeps())
 def test_every_sweep_can_be_written_down_and_read_again(written):
     found = Sweep.model_validate(written)
@@ -494,7 +492,7 @@ def places(value: Any, path: str = "") -> list[str]:
 
 
 @example("name", {"\xa0": None})  # a space that does not break is not printable
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.sampled_from(places(yaml.safe_load(EVERYTHING))), JUNK)
 def test_junk_anywhere_in_a_sweep_is_a_sweep_or_one_line(place, junk):
     written = yaml.safe_dump(junk, default_flow_style=True, allow_unicode=False).removesuffix("...\n")
@@ -505,7 +503,7 @@ def test_junk_anywhere_in_a_sweep_is_a_sweep_or_one_line(place, junk):
         assert found.isprintable()
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     st.integers(0, len(EVERYTHING)),
     st.integers(0, 20),

@@ -65,7 +65,7 @@ def bits(network):
 
 
 @given(SGD_TRAININGS, st.sampled_from(["sgd", "adamw"]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_weights_are_those_of_torchs_own_optimizers_to_the_last_bit(training, name):
     training = Training(
         steps=training.steps,

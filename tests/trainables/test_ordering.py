@@ -29,14 +29,14 @@ def shown(stream):
 
 
 @given(st.data(), mixtures(), st.integers(0, 5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_ordering_shows_the_same_multiset_of_examples(data, mixture, seed):
     ordering = data.draw(orderings(mixture))
     assert shown(index_stream(mixture, ordering, seed)) == shown(index_stream(mixture, SHUFFLED, seed))
 
 
 @given(mixtures(), st.integers(0, 5))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_each_component_is_shown_exactly_its_count_and_only_from_its_pool(mixture, seed):
     stream = index_stream(mixture, SHUFFLED, seed)
     counts = np.bincount(stream.component, minlength=len(mixture.shares))

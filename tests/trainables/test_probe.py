@@ -207,7 +207,7 @@ def test_showing_every_example_twice_changes_nothing():
         assert same(a.logits(features), b.logits(features))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     factors=st.lists(st.floats(0.01, 100) | st.floats(-100, -0.01), min_size=4, max_size=4),
     offsets=st.lists(st.floats(-100, 100), min_size=4, max_size=4),
@@ -221,7 +221,7 @@ def test_rescaling_and_shifting_a_feature_changes_nothing(factors, offsets, l2):
     assert same(a.logits(features), b.logits(moved))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(names=st.permutations(range(4)), seed=st.integers(0, 100))
 def test_renaming_the_classes_renames_the_predictions(names, seed):
     features, labels = blobs(num_classes=4, seed=seed)
@@ -230,7 +230,7 @@ def test_renaming_the_classes_renames_the_predictions(names, seed):
     assert same(a.logits(features), b.logits(features)[:, list(names)])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 100), num_examples=st.integers(4, 40), num_features=st.integers(1, 30))
 def test_a_stronger_penalty_shrinks_the_weights_and_raises_the_training_loss(seed, num_examples, num_features):
     features, labels = blobs(num_examples, num_features, seed=seed)
@@ -486,7 +486,7 @@ def test_ridge_on_two_points_worked_out_by_hand():
     assert found.bias.tolist() == pytest.approx([0.5, 0.5])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 100), num_examples=st.integers(4, 40), num_features=st.integers(1, 30))
 def test_ridge_scores_add_up_to_one_and_are_zero_for_an_absent_class(seed, num_examples, num_features):
     features, labels = blobs(num_examples, num_features, seed=seed)
@@ -524,7 +524,7 @@ def test_scikit_learn_s_nearest_neighbours_agree(monkeypatch):
         assert torch.allclose(shares, torch.tensor(model.predict_proba(queries.numpy())), atol=1e-5)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(nearest=st.lists(st.integers(0, 3), min_size=1, max_size=9))
 def test_a_vote_goes_to_the_most_frequent_class_and_a_tie_to_the_nearest(nearest):
     votes = [nearest.count(c) for c in range(5)]
@@ -635,7 +635,6 @@ def test_ranks_count_earlier_examples_of_the_class(labels):
     ]
 
 
-@settings(deadline=None)
 @given(num_examples=st.integers(1, 20), batch_size=st.integers(1, 20), steps=st.integers(1, 12))
 def test_every_example_comes_as_often_as_every_other_but_for_one_time(num_examples, batch_size, steps):
     batches = list(shuffled_batches(num_examples, batch_size, steps, seed=0))

@@ -131,7 +131,7 @@ def qr_pwcca(first: Tensor, second: Tensor) -> float:
     return float((weights * rho).sum() / weights.sum())
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=seeds, num_examples=st.integers(20, 60), dims=st.tuples(st.integers(1, 9), st.integers(1, 9)))
 def test_similarities_agree_with_gram_matrices_and_qr(seed, num_examples, dims):
     first, second = related(num_examples, dims, seed)
@@ -179,7 +179,7 @@ def test_features_are_entirely_similar_to_themselves(name):
     assert SIMILARITIES[name](of(first, first)) == pytest.approx(1)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=seeds, scale=st.floats(0.01, 100))
 def test_cka_is_invariant_to_rotations_and_isotropic_scales(seed, scale):
     first, second = related(seed=seed)
@@ -188,7 +188,7 @@ def test_cka_is_invariant_to_rotations_and_isotropic_scales(seed, scale):
         assert similarity(after) == pytest.approx(similarity(before), rel=1e-7, abs=1e-9)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=seeds)
 def test_canonical_correlations_are_invariant_to_invertible_linear_maps(seed):
     first, second = related(seed=seed)
@@ -206,7 +206,7 @@ def test_canonical_correlations_do_not_depend_on_the_scale_of_each_feature():
     assert cca(of(first * scales, second)).numpy() == pytest.approx(cca(of(first, second)).numpy(), abs=1e-7)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=seeds)
 def test_similarities_other_than_pwcca_are_symmetric_and_bounded(seed):
     moments = of(*related(seed=seed))
@@ -228,7 +228,7 @@ def test_independent_features_are_similar_to_plain_cka_and_not_to_the_debiased_o
     assert abs(debiased.mean()) < 4 * deviation / math.sqrt(10)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=seeds, cuts=st.lists(st.integers(0, 60), max_size=6))
 def test_moments_depend_on_no_batching(seed, cuts):
     first, second = related(seed=seed)
@@ -322,7 +322,7 @@ def test_half_signal_and_half_noise_of_the_same_variance_is_half_predictable():
     assert predictability(*three_splits(x, x + gaussian(20_000, 1, seed=1))) == pytest.approx(0.5, abs=0.02)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=seeds, factors=st.lists(st.floats(0.01, 100), min_size=5, max_size=5))
 def test_shifting_and_rescaling_features_does_not_change_predictability(seed, factors):
     x, y = related(80, (5, 5), seed)
@@ -402,7 +402,7 @@ def test_99_of_100_equal_variances_hold_99_percent():
     assert dimensions_for(torch.full((100,), 0.1).double(), 0.99) == 99
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=seeds, scale=st.floats(1e-3, 1e3), dims=st.integers(1, 12))
 def test_dimensionality_lies_between_1_and_the_features_and_depends_on_no_scale(seed, scale, dims):
     z = gaussian(30, dims, seed=seed)
@@ -451,7 +451,7 @@ def pairwise_separation(features: Tensor, labels: Tensor) -> float:
     return 1 - within / total
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=seeds, num_classes=st.integers(2, 5), dims=st.integers(1, 6))
 def test_class_separation_is_that_of_all_pairs(seed, num_classes, dims):
     labels = torch.cat([torch.arange(num_classes), (gaussian(30, seed=seed).abs() * 2).long() % num_classes]) * 3

@@ -147,7 +147,7 @@ def test_with_three_competitors_a_probe_on_the_direct_features_beats_the_private
     assert found.direct == pytest.approx(0.99)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(rates, rates, penalties)
 def test_bisection_agrees_with_the_closed_form_everywhere(q, p, mu):
     found = threshold(q, p, mu)
@@ -177,7 +177,7 @@ def test_without_weight_decay_there_is_no_threshold():
 # Toy A: the minimum
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(weights, rates, rates, penalties, st.integers(0, 3))
 def test_no_direction_leads_down_from_the_solution(weight, q, p, mu, competitors):
     shown = population([1 - weight, weight], q=q, p=p, competitors=competitors)
@@ -200,7 +200,7 @@ def test_scikit_learn_finds_the_same_weights(weight):
     assert solve(shown, MU) == pytest.approx(model.coef_[0], abs=1e-4)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(rates, rates, st.integers(0, 3))
 def test_without_a_penalty_the_weights_are_the_log_odds_of_the_features(q, p, competitors):
     # Given the label the features are independent, so logistic regression is naive Bayes.
