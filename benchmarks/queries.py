@@ -1,10 +1,9 @@
-"""How fast are questions about sweeps answered? The results of many trials, a filter of many rows, `bottleneck status`.
+"""How fast are questions about large tables answered? A filter of a million rows, `bottleneck status` of 10,000 trials.
 
-    python benchmarks/queries.py [--json FILE] [--repeats 5] [--trials 2000] [--rows 1000000] [--status-trials 10000]
+    python benchmarks/queries.py [--json FILE] [--repeats 5] [--rows 1000000] [--status-trials 10000]
 
-Results are compared with `mlflow.search_runs` on runs of 100 metrics each, in SQLite: as many trials, and about as many
-numbers (a made-up trial has six rows: two seeds, three components). The two take turns, in one process; ratios are of
-processor time, for the machine may be busy. Status is timed as a command, with its start.
+Status is timed as a command, with its start. How long it takes to have the results of a sweep is the line `results` of
+`python -m benchmarks`.
 """
 
 from __future__ import annotations
@@ -32,38 +31,20 @@ from orchestrator import results  # noqa: E402
 from orchestrator.journal import Journal  # noqa: E402
 from trainables.store import Store  # noqa: E402
 
-METRICS = 100
 WHERE, COLUMNS = "component == 'digits-2' and gap > 0.02", ["seed", "weight", "gap"]
 
 
-def prepare(folder: Path, trials: int, rows: int, status_trials: int) -> Callable[[], dict[str, float]]:
+def prepare(folder: Path, rows: int, status_trials: int) -> Callable[[], dict[str, float]]:
     """What measures one repeat, with all that it asks about in a folder."""
-    import mlflow
-
-    uri = f"sqlite:///{folder}/peer.db"
-    made_up("many", trials).put(Store(folder / "runs"))
-    _fill(uri, trials)
+    made_up("many", 200).put(Store(folder / "runs"))
     small = results.load("many", storage=str(folder / "runs"))
     large = small.take(np.resize(np.arange(len(small)), rows)).reset_index(drop=True)
     _planned(Store(folder / "status"), status_trials)
 
-    def theirs() -> Any:
-        mlflow.set_tracking_uri(uri)
-        return mlflow.search_runs(experiment_names=["many"], max_results=trials)
-
     def measure() -> dict[str, float]:
-        found, ours_s, ours_cpu = _timed(lambda: results.load("many", storage=str(folder / "runs")))
-        runs, theirs_s, theirs_cpu = _timed(theirs)
-        assert (found["trial"].nunique(), len(runs)) == (trials, trials), "both have all trials"
-        assert sum(str(name).startswith("metrics.") for name in runs) == METRICS
         kept, filter_s, filter_cpu = _timed(lambda: results.select(large, WHERE, COLUMNS))
         assert len(kept) == ((large["component"] == "digits-2") & (large["gap"] > 0.02)).sum()
         return {
-            "results, s": ours_s,
-            "results, processor s": ours_cpu,
-            "mlflow.search_runs, s": theirs_s,
-            "mlflow.search_runs, processor s": theirs_cpu,
-            "times faster, processor time": theirs_cpu / ours_cpu,
             "filter, s": filter_s,
             "filter, processor s": filter_cpu,
             **_status(folder / "status", [], "status"),
@@ -77,19 +58,6 @@ def _timed(work: Callable[[], Any]) -> tuple[Any, float, float]:
     wall, cpu = time.perf_counter(), time.process_time()
     found = work()
     return found, time.perf_counter() - wall, time.process_time() - cpu
-
-
-def _fill(uri: str, trials: int) -> None:
-    """Runs with METRICS metrics each in a new database."""
-    from mlflow.entities import Metric, RunTag
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(tracking_uri=uri)
-    experiment = client.create_experiment("many")
-    for trial in range(trials):
-        run = client.create_run(experiment).info.run_id
-        metrics = [Metric(f"metric_{n}", (31 * trial + 7 * n) % 997 / 997, 0, 0) for n in range(METRICS)]
-        client.log_batch(run, metrics=metrics, tags=[RunTag("digest", str(trial))], synchronous=True)
 
 
 def _planned(store: Store, trials: int) -> None:
@@ -116,12 +84,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--trials", type=int, default=2000)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--status-trials", type=int, default=10_000)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bottleneck-benchmark-") as folder:
-        measure = prepare(Path(folder), asked.trials, asked.rows, asked.status_trials)
+        measure = prepare(Path(folder), asked.rows, asked.status_trials)
         found = pd.DataFrame([measure() for _ in range(asked.repeats)])
     if asked.json:
         arguments = {**vars(asked), "json": str(asked.json)}
