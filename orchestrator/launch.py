@@ -509,6 +509,7 @@ class _InOrder(FIFOScheduler):  # type: ignore[misc]
         helpers = f"{trial.config['trial']}{HELPER}"
         for other in list(tune_controller.get_live_trials()):
             if other.status == other.PENDING and other.config["trial"].startswith(helpers):
+                other.run_metadata.last_result = {"called_off": True}  # Tune prints a line of one that has none
                 tune_controller.stop_trial(other)
 
 

@@ -186,7 +186,9 @@ def test_a_helper_that_still_waits_for_a_worker_when_its_trial_ends_is_called_of
     from orchestrator.launch import _InOrder
 
     def trial(name, status):
-        return SimpleNamespace(config={"trial": name}, status=status, PENDING="PENDING")
+        return SimpleNamespace(
+            config={"trial": name}, status=status, PENDING="PENDING", run_metadata=SimpleNamespace(last_result={})
+        )
 
     waits, runs = trial("a+1", "PENDING"), trial("a+2", "RUNNING")
     others = [trial("b+1", "PENDING"), trial("c", "PENDING")]
@@ -195,6 +197,7 @@ def test_a_helper_that_still_waits_for_a_worker_when_its_trial_ends_is_called_of
     controller.stop_trial = stopped.append
     _InOrder().on_trial_complete(controller, trial("a", "RUNNING"), {})
     assert stopped == [waits]
+    assert waits.run_metadata.last_result, "Tune prints a line of a trial that ends without any"
 
 
 @pytest.mark.slow
