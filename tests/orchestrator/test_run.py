@@ -3,8 +3,8 @@
 import html
 import json
 import re
+import resource
 import shutil
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -123,12 +123,18 @@ def test_the_journal_proves_that_every_stage_was_computed_once(finished):
     assert baselines <= {e["digest"] for e in events if e["kind"] == "pretrain"}
 
 
+def processor_seconds_of_commands():
+    """Of all processes that this one has started and that have ended."""
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
+
+
 def test_running_again_trains_nothing_and_is_soon_done(finished):
     storage, path, _ = finished
     before = comparable(load("small", storage=str(storage)))
-    started = time.monotonic()
+    spent = processor_seconds_of_commands()
     again = bottleneck("run", path, "--storage", storage)
-    assert time.monotonic() - started < 25
+    assert processor_seconds_of_commands() - spent < 25
     assert "0 stages computed" in again.stderr
     pd.testing.assert_frame_equal(comparable(load("small", storage=str(storage))), before)
     plan = Journal(Store(storage), "small").plan()
