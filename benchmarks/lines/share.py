@@ -1,7 +1,7 @@
 """How much of the machine's time is spent in stages, over a sweep of five minutes or more?
 
 The seconds of a stage are those of its worker's clock: where a worker waits for a core that something else has, that
-counts as useful. So the processor time of all processes but the workers is measured too.
+counts as useful.
 """
 
 from __future__ import annotations
