@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -54,6 +55,8 @@ from trainables.pretrain import (
     take_up,
 )
 from trainables.spec import Architecture, Mixture, PretrainSpec, Training
+
+log = logging.getLogger(__name__)
 
 WARM_STEPS = 3  # of a pilot, before the clock: the first one looks for algorithms and allocates
 TIMED_STEPS, TIMINGS = 5, 3  # so many, so often: the host runs ahead of the device, and is not to wait at each
@@ -409,8 +412,10 @@ def _measured(spec: PretrainSpec, data: Sequence[ComponentData], size: int, devi
     try:
         seconds = _seconds_of_steps(spec, data, size, device) / size
     except (RuntimeError, MemoryError) as error:
-        if not is_exhausted(error):
+        if size == 1 and not is_exhausted(error):
             raise
+        if not is_exhausted(error):  # a layer that this device's torch cannot map: alone, the runs need not fail
+            log.warning("runs of %s cannot be trained as one here (%s)", spec.architecture.name, error)
         seconds = math.inf
     if on_gpu:
         if torch.cuda.max_memory_allocated(device) - held > ROOM * free:

@@ -265,6 +265,17 @@ def test_runs_that_a_stack_cannot_hold_have_no_shape(digits, odd):
     assert fused.shape(specified(digits, odd, architecture=foreign)) is None
 
 
+def test_runs_that_cannot_be_mapped_here_are_trained_alone_with_a_warning(digits, odd, monkeypatch, caplog):
+    def fails(*arguments):
+        raise RuntimeError("Batching rule not implemented")
+
+    monkeypatch.setattr(fused, "_seconds_of_steps", fails)
+    assert fused._measured(specified(digits, odd), [], 2, CPU) == math.inf
+    assert "runs of mlp cannot be trained as one here (Batching rule not implemented)" in caplog.text
+    with pytest.raises(RuntimeError, match="Batching rule"):
+        fused._measured(specified(digits, odd), [], 1, CPU)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_on_a_gpu_a_stack_ends_where_its_runs_end_alone(digits, odd, name):
