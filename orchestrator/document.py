@@ -16,7 +16,6 @@ from typing import Any
 import yaml
 
 from orchestrator.model import Loc, show
-from orchestrator.terminal import printable
 from trainables.errors import UserError
 
 MAX_VALUES = 100_000  # of one sweep file, counted again where an alias repeats them
@@ -43,7 +42,7 @@ class SweepError(UserError):
 
     def __init__(self, message: str) -> None:
         # A message quotes the file, and a terminal obeys some characters.
-        super().__init__(printable(message).replace("\n", "\\n").replace("\t", "\\t"))
+        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message))
 
 
 @dataclass(frozen=True, slots=True)

@@ -503,6 +503,7 @@ def test_junk_anywhere_in_a_sweep_is_a_sweep_or_one_line(place, junk):
         assert found.isprintable()
 
 
+@example(0, 0, "\xa0")  # a key that begins with a space that does not break
 @settings(max_examples=300)
 @given(
     st.integers(0, len(EVERYTHING)),
