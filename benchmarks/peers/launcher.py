@@ -12,13 +12,12 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.study import COMPONENTS, Study, asked
+from benchmarks.peers.study import COMPONENTS, Study, answer
 
 
 def run(study: Study, folder: Path) -> list[dict[str, Any]]:
@@ -55,11 +54,7 @@ def main() -> None:
     if sys.argv[1:2] == ["--job"]:
         job(json.loads(sys.argv[2]))
         return
-    study, out = asked(__doc__ or "")
-    begun = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="study-") as folder:
-        rows = run(study, Path(folder))
-    out.write_text(json.dumps({"rows": rows, "seconds": time.monotonic() - begun}) + "\n")
+    answer(__doc__ or "", run)
 
 
 if __name__ == "__main__":

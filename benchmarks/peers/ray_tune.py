@@ -7,10 +7,7 @@ Actors are reused, so that imports and datasets are paid once per worker. Every 
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +20,7 @@ import ray
 from ray import tune
 from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-from benchmarks.peers.study import Study, asked
+from benchmarks.peers.study import Study, answer
 
 
 class Cell(tune.Trainable):  # type: ignore[misc]
@@ -73,11 +70,7 @@ def run(study: Study, folder: Path) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    study, out = asked(__doc__ or "")
-    begun = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="study-") as folder:
-        rows = run(study, Path(folder))
-    out.write_text(json.dumps({"rows": rows, "seconds": time.monotonic() - begun}) + "\n")
+    answer(__doc__ or "", run)
 
 
 if __name__ == "__main__":

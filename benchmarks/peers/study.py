@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
+import tempfile
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +40,16 @@ class Study:
         return asdict(self)
 
 
-def asked(description: str) -> tuple[Study, Path]:
+def answer(description: str, run: Callable[[Study, Path], list[dict[str, Any]]]) -> None:
+    """Run the study that the command line of a peer asks for; its rows and seconds go into the file that it names."""
+    study, out = _asked(description)
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="study-") as folder:
+        rows = run(study, Path(folder))
+    out.write_text(json.dumps({"rows": rows, "seconds": time.monotonic() - begun}) + "\n")
+
+
+def _asked(description: str) -> tuple[Study, Path]:
     """What the command line of a peer says: the study, and where its rows go."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
