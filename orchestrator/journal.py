@@ -133,9 +133,11 @@ class Journal:
         From then on `bottleneck gc` removes nothing that the plan needs. One that began before is waited for, so that
         what the store has is to be asked for afterwards.
         """
-        self.store.delete(f"{self.folder}/status.json")  # of the plan before
-        self.store.write(f"{self.folder}/sweep.yaml", text.encode())
-        self.store.write(f"{self.folder}/plan.json", json.dumps(plan, allow_nan=False).encode())
+        files = {"sweep.yaml": text.encode(), "plan.json": json.dumps(plan, allow_nan=False).encode()}
+        if any(self._read(name) != content for name, content in files.items()):
+            self.store.delete(f"{self.folder}/status.json")  # of the plan before
+            for name, content in files.items():
+                self.store.write(f"{self.folder}/{name}", content)
         if self.store.is_claimed(GC_CLAIM):
             log.warning("storage %r is being cleaned by `bottleneck gc`; the sweep begins after that", self.store.shown)
             while self.store.is_claimed(GC_CLAIM):
@@ -168,14 +170,18 @@ class Journal:
 
     def snapshot(self) -> bytes:
         """What was kept last, as JSON; empty, if nothing is there."""
-        try:
-            return self.store.read(f"{self.folder}/status.json")
-        except FileNotFoundError:
-            return b""
+        return self._read("status.json")
 
     def text(self) -> str:
         """The sweep that was planned last, as YAML."""
         return self.store.read(f"{self.folder}/sweep.yaml").decode()
+
+    def _read(self, name: str) -> bytes:
+        """A file of the sweep's folder; empty, if it is not there."""
+        try:
+            return self.store.read(f"{self.folder}/{name}")
+        except FileNotFoundError:
+            return b""
 
     @contextlib.contextmanager
     def only_driver(self) -> Iterator[None]:

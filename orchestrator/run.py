@@ -7,15 +7,18 @@ resume.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
+import json
 import os
 import socket
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +34,7 @@ from orchestrator.space import Optuna
 from orchestrator.status import Published, speeds
 from orchestrator.stopping import Stopping
 from orchestrator.sweep import Sweep, resolved
-from orchestrator.tracking import Tracker
+from orchestrator.tracking import Tracker, database_of
 from orchestrator.work import Stages, Work
 from trainables import room
 from trainables.facts import NetworkSize
@@ -99,12 +102,15 @@ def run(
             plan = replace(plan, trials=search.trials)
         plan_json = plan.as_json() | (search.as_json() if search else {})
         text, place = sweep_text(plan.sweep), _place(plan.sweep)
-        earlier = speeds(journal, place)
+        earlier, before = speeds(journal, place), journal.last_run()
         journal.write_plan(text, plan_json)  # before the store is asked what it has: gc spares it from here on
         early_stopping, stopped = _early_stopping(plan.sweep, journal)
         stages = work.of(plan.trials)
         _require_room(store, stages)
         missing = [trial for trial in stages.missing if trial.digest not in stopped]
+        nothing_new = not (missing or stopped or search)
+        if nothing_new and (finished := _as_it_was_left(before, store, plan_json, text, lookup, tracking_uri)):
+            return finished
         state = State(
             trials=search.wanted if search else len(plan.trials),
             stages=stages.total,
@@ -171,7 +177,7 @@ def run(
             "trials": ", ".join(f"{count} {status}" for status, count in sorted(trials.items())),
         }
         with written(store, plan_json, text, outcome_rows, provenance, lookup) as artifacts:
-            tracker.finish(
+            tracked = tracker.finish(
                 "KILLED" if interrupted.is_set() else "FINISHED" if set(trials) <= {"ok", "stopped"} else "FAILED",
                 artifacts,
                 {f"trials/{status}": float(count) for status, count in trials.items()},
@@ -184,6 +190,7 @@ def run(
             computed=state.computed,
             seconds=round(seconds, 3),
             trials=dict(trials),
+            shown=_shown(plan_json, text, outcome_rows, tracking_uri) if tracked.synced else None,
         )
         published.write(ended)
         return Outcome(
@@ -194,6 +201,50 @@ def run(
             interrupted=interrupted.is_set(),
             report=store.path(f"{journal.folder}/report.html"),
         )
+
+
+def _as_it_was_left(
+    before: Sequence[Mapping[str, Any]],
+    store: Store,
+    plan: Mapping[str, Any],
+    text: str,
+    lookup: results.Lookup,
+    tracking_uri: str,
+) -> Outcome | None:
+    """The outcome of a sweep of which the store has all; None, if its report or MLflow shows anything else.
+
+    Args:
+        before: what the driver before this one has written into the journal.
+    """
+    left = before[-1].get("shown") if before else None
+    if left is None or "report.html" not in store.names(f"sweeps/{plan['sweep']}"):
+        return None
+    rows = results.rows(plan, lookup, {})
+    table = results.table(rows)
+    if left != _shown(plan, text, table, tracking_uri):
+        return None
+    return Outcome(
+        table=table,
+        trials=Counter(results.outcomes(rows).values()),
+        computed=0,
+        stored=before[0]["stages"],
+        interrupted=False,
+        report=store.path(f"sweeps/{plan['sweep']}/report.html"),
+    )
+
+
+def _shown(plan: Mapping[str, Any], text: str, table: pd.DataFrame, tracking_uri: str) -> str:
+    """The SHA-256 of all that the report and MLflow show, and of where that is."""
+    database = database_of(tracking_uri)
+    there = database.stat().st_ino if database and database.exists() else None
+    what = [version("transfer-bottleneck"), plan, text, without_password(tracking_uri), there]
+    return hashlib.sha256(json.dumps(what).encode() + _parquet(table)).hexdigest()
+
+
+def _parquet(table: pd.DataFrame) -> bytes:
+    content = io.BytesIO()
+    table.to_parquet(content, index=False)
+    return content.getvalue()
 
 
 def _search(plan: Plan, journal: Journal, lookup: results.Lookup, work: Work) -> Proposals | None:
@@ -266,9 +317,7 @@ def written(
             copy.write_bytes(content)
             return copy
 
-        parquet = io.BytesIO()
-        table.to_parquet(parquet, index=False)
-        files = [write("results.parquet", parquet.getvalue()), write("sweep.yaml", text.encode())]
+        files = [write("results.parquet", _parquet(table)), write("sweep.yaml", text.encode())]
         curves, layers = (results.measured(plan, lookup, what) for what in ("trajectory", "layers"))
         cost = costs(plan, Journal(store, plan["sweep"]).events(), lookup)
         found = report.Evidence(table, curves if len(curves) else None, layers if len(layers) else None)

@@ -495,7 +495,7 @@ def check(uri: str) -> None:
     """Raises TrackingError unless MLflow answers there, or its database can be created. Writes nothing."""
     with _one_line(uri):
         check_uri(uri)
-        database = _sqlite_file(uri)
+        database = database_of(uri)
         if database is None or database.exists():
             _client(uri, create=False).search_experiments(max_results=1)
             return
@@ -808,7 +808,7 @@ def _client(uri: str, *, create: bool) -> Any:
         create: create an SQLite database that is not there.
     """
     check_uri(uri)
-    database = _sqlite_file(uri)
+    database = database_of(uri)
     if database is not None and not create and not database.exists():
         raise TrackingError(f"there is no MLflow database {str(database)!r}; `bottleneck sync` writes one")
     _prepare()
@@ -890,7 +890,7 @@ def _forget(uri: str) -> None:
         engine.dispose()
 
 
-def _sqlite_file(uri: str) -> Path | None:
+def database_of(uri: str) -> Path | None:
     """The file of an SQLite URI; None for a server, another database, or one in memory."""
     if not uri.startswith("sqlite"):
         return None

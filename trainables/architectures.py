@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +74,7 @@ def build(architecture: Architecture, num_classes: int, seed: int) -> Network:
     Raises:
         ValueError: the name is unknown, or the architecture does not exist at this width, depth or image shape.
     """
-    num_features = measure(architecture).num_features
+    num_features = _num_features(architecture)
     with _seeded(derive_seed(seed, "init", "features")):
         features = _features(architecture)
     with _seeded(derive_seed(seed, "init", "head")):
@@ -83,8 +83,20 @@ def build(architecture: Architecture, num_classes: int, seed: int) -> Network:
 
 
 @cache
+def _num_features(architecture: Architecture) -> int:
+    """D of the (B, D) that its features give; found without `measure`, which imports torch's compiler."""
+    with _seeded(0):
+        features = _features(architecture).eval()
+        with _blaming_the_image(architecture, RuntimeError, ValueError, AssertionError), torch.no_grad():
+            output = features(torch.zeros(1, *architecture.image_shape))
+    return _checked(output, architecture).shape[1]
+
+
+@cache
 def measure(architecture: Architecture) -> Size:
     """The size of an architecture's features, found without allocating their weights.
+
+    The first call of a process takes seconds: whatever looks into torch's operators imports its compiler.
 
     Raises:
         ValueError: as for `build`.
@@ -100,13 +112,18 @@ def measure(architecture: Architecture) -> Size:
         FlopCounterMode(display=False) as counter,
     ):
         output = features(example)
+    parameters = sum(p.numel() for p in features.parameters())
+    return Size(parameters, counter.get_total_flops(), _checked(output, architecture).shape[1])
+
+
+def _checked(output: object, architecture: Architecture) -> Tensor:
+    """What the features gave for one image, if it is of shape (1, D)."""
     shape = tuple(output.shape) if isinstance(output, Tensor) else ()
     if plugins.is_code(architecture.name) and (len(shape) != 2 or shape[0] != 1):
         found = f"features of shape {shape} for one image" if shape else f"a {type(output).__name__} as features"
         raise plugins.PluginError(f"{architecture.name} gave {found}; expected (B, D)")
     assert len(shape) == 2, f"features of {architecture.name} are (B, D), not {shape}"
-    parameters = sum(p.numel() for p in features.parameters())
-    return Size(parameters, counter.get_total_flops(), output.shape[1])
+    return cast(Tensor, output)
 
 
 def names() -> list[str]:

@@ -80,6 +80,14 @@ def network_sizes(architectures: Sequence[Architecture], say: Callable[[str], No
     return {a.digest: sizes[a.digest] for a in architectures}
 
 
+@functools.cache
+def network_size(architecture: Architecture) -> NetworkSize:
+    """The size of a network; measured in this process, if this machine does not know it."""
+    if architecture.digest not in _known_sizes():
+        _measure(architecture)
+    return _known_sizes()[architecture.digest]
+
+
 def _known(name: str, source: Source) -> Component | None:
     try:
         return known(source)

@@ -25,8 +25,9 @@ import torch
 from torch import Tensor
 
 from trainables import components, fused, protocols, retention, room, trajectory
-from trainables.architectures import Network, build, measure
+from trainables.architectures import Network, build
 from trainables.components import ComponentData
+from trainables.facts import network_size
 from trainables.memory import OutOfMemory, is_exhausted
 from trainables.pretrain import Diverged, Pretrained, Progress, pretrain
 from trainables.spec import (
@@ -453,7 +454,7 @@ class _Work:
         self._computed(stage, result, 0.0)  # the time is the run's
 
     def _trained(self, stage: PretrainSpec, started: float, seconds: float) -> dict[str, Any]:
-        size = measure(stage.architecture)
+        size = network_size(stage.architecture)
         examples = stage.num_examples
         return self._result(started) | {
             "status": "ok",

@@ -20,7 +20,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, stdtrit
-from scipy.stats import linregress
 
 from orchestrator.analysis.gaps import Estimate, estimate, listed
 
@@ -226,6 +225,8 @@ def transfer_fit(upstream_error: ArrayLike, transfer_error: ArrayLike, *, seed: 
         return Refused(f"{distinct} different upstream errors are too few: it takes {MIN_RUNS}")
     if reason := _too_narrow(np.sort(upstream), MIN_ERROR_SPAN, "upstream errors"):
         return Refused(reason)
+    from scipy.stats import linregress  # takes longer to import than all of the analysis
+
     trend = linregress(np.log(upstream), transfer)
     if not trend.slope > stdtrit(runs - 2, 0.975) * trend.stderr:
         return Refused("the transfer error does not rise with the upstream error by more than the scatter of the runs")

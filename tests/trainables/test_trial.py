@@ -18,6 +18,7 @@ from trainables import components, protocols
 from trainables import representation as representations
 from trainables import trial as trial_module
 from trainables.checkpoints import schedule
+from trainables.facts import network_size
 from trainables.mixture import mixture_of
 from trainables.pretrain import Diverged, pretrain
 from trainables.spec import (
@@ -224,6 +225,25 @@ def test_closing_a_trial_keeps_its_state_and_frees_its_stage(tmp_path):
         assert free
     run_trial(trial, store, device="cpu")
     assert store.names("state") == []
+
+
+WITHOUT_COMPILER = """
+import sys
+sys.path[:0] = {path!r}
+from test_trial import small_trial
+from trainables import trial
+from trainables.store import Store
+trial.run_trial(small_trial(steps=2), Store({store!r}), device="cpu")
+assert "torch" in sys.modules
+assert "torch._dynamo" not in sys.modules
+"""
+
+
+def test_a_trial_does_not_import_torchs_compiler(tmp_path):
+    """It takes longer to import than a small trial to run; whoever planned the sweep has measured the network."""
+    network_size(small_trial().cells[0].transfer.members[0].architecture)
+    code = WITHOUT_COMPILER.format(path=[*sys.path, os.path.dirname(__file__)], store=str(tmp_path))  # noqa: PTH120
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 CHILD = """
