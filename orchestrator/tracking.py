@@ -23,6 +23,7 @@ import math
 import os
 import shutil
 import sqlite3
+import sys
 import tempfile
 import threading
 import time
@@ -57,6 +58,7 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds; of itself 120
 }
 RETRY_S = 60.0  # how long a tracker leaves MLflow alone after an error
+SWITCH_S = 0.001  # how long a thread may keep others, as Ray's loop, from running; Python's own is 5 ms
 LOGIN_S = 10.0  # how long the start of a sweep waits for a server's first answer
 LOCK_S = 60.0  # how long to wait while another process creates the database
 PAGE = 1000  # runs per search
@@ -321,6 +323,7 @@ class Tracker:
 
     def start(self) -> None:
         """Begin; returns at once. MLflow is imported on the thread, which takes seconds."""
+        sys.setswitchinterval(SWITCH_S)
         self._thread.start()
 
     def log(self, digest: str, record: Callable[[], TrialRecord]) -> None:
