@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables.draws import permutation
+from trainables.optimizers import AdamW
 from trainables.spec import derive_seed
 
 TOLERANCE = 1e-6  # a probe's objective is within this share of its minimum
@@ -341,7 +342,8 @@ class HiddenProbe:
 def fit_hidden(train: Split, num_classes: int, learning_rate: float, weight_decay: float, seed: int) -> HiddenProbe:
     """HIDDEN_UNITS ReLU units on standardised features, and a linear layer: cross-entropy by HIDDEN_STEPS of AdamW.
 
-    Initial weights and batches come from the seed. Each example comes once before any comes again.
+    Its rate falls to 0 along a cosine. Initial weights and batches come from the seed. Each example comes once before any
+    comes again.
     """
     features, labels = train
     check("training", features, labels, num_classes)
@@ -352,17 +354,15 @@ def fit_hidden(train: Split, num_classes: int, learning_rate: float, weight_deca
             nn.Linear(features.shape[1], HIDDEN_UNITS), nn.ReLU(), nn.Linear(HIDDEN_UNITS, num_classes)
         )
     layers.to(features.device)
-    optimizer = torch.optim.AdamW(layers.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, HIDDEN_STEPS)
-    for positions in shuffled_batches(
-        len(labels), HIDDEN_BATCH, HIDDEN_STEPS, derive_seed(seed, "mlp_probe", "batches")
-    ):
+    optimizer = AdamW(layers.parameters(), learning_rate, weight_decay=weight_decay)
+    batches = shuffled_batches(len(labels), HIDDEN_BATCH, HIDDEN_STEPS, derive_seed(seed, "mlp_probe", "batches"))
+    for step, positions in enumerate(batches):
+        optimizer.param_groups[0]["lr"] = learning_rate * (1 + math.cos(math.pi * step / HIDDEN_STEPS)) / 2
         chosen = positions.to(features.device)
         loss = F.cross_entropy(layers(_standardised(features[chosen], mean, scale)), labels[chosen].long())
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        schedule.step()
     return HiddenProbe(learning_rate=learning_rate, weight_decay=weight_decay, layers=layers, mean=mean, scale=scale)
 
 

@@ -34,6 +34,7 @@ from trainables.probe import (
     shuffled_batches,
     vote,
 )
+from trainables.spec import derive_seed
 
 L2S = (1e-5, 1e-3, 1e-1)
 
@@ -453,7 +454,7 @@ def test_few_dimensions_are_scikit_learn_s_principal_components(num_examples):
 def test_a_reduced_probe_does_not_see_what_lies_off_its_axes():
     features, labels = random_net_features()
     (found,) = ridge_path(features, labels, 10, [1e-2], dimensions=3)
-    standard = (features - found.mean) / found.scale
+    standard = ((features - found.mean) / found.scale).float()
     axes = torch.linalg.svd(standard, full_matrices=False).Vh[:3]
     assert torch.allclose(found.weight @ axes.T @ axes, found.weight, atol=1e-8)
 
@@ -569,6 +570,26 @@ def test_a_hidden_layer_is_the_same_for_the_same_seed_and_leaves_the_global_gene
     assert torch.equal(first, again)
     assert not torch.allclose(first, other, atol=1e-2)
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_a_hidden_layer_is_trained_as_torchs_own_optimizer_and_schedule_do_it(monkeypatch):
+    monkeypatch.setattr(probe, "HIDDEN_STEPS", 40)
+    features, labels = blobs()
+    found = fit_hidden((features, labels), 3, 3e-3, 0.3, seed=0)
+    torch.manual_seed(derive_seed(0, "mlp_probe", "init"))
+    layers = nn.Sequential(
+        nn.Linear(features.shape[1], probe.HIDDEN_UNITS), nn.ReLU(), nn.Linear(probe.HIDDEN_UNITS, 3)
+    )
+    optimizer = torch.optim.AdamW(layers.parameters(), lr=3e-3, weight_decay=0.3, fused=True)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 40)
+    standard = ((features - found.mean) / found.scale).float()
+    for chosen in shuffled_batches(len(labels), probe.HIDDEN_BATCH, 40, derive_seed(0, "mlp_probe", "batches")):
+        optimizer.zero_grad()
+        F.cross_entropy(layers(standard[chosen]), labels[chosen]).backward()
+        optimizer.step()
+        schedule.step()
+    for ours, theirs in zip(found.layers.parameters(), layers.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 # --- A repaired head. ---
