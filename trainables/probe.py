@@ -342,8 +342,8 @@ class HiddenProbe:
 def fit_hidden(train: Split, num_classes: int, learning_rate: float, weight_decay: float, seed: int) -> HiddenProbe:
     """HIDDEN_UNITS ReLU units on standardised features, and a linear layer: cross-entropy by HIDDEN_STEPS of AdamW.
 
-    Its rate falls to 0 along a cosine. Initial weights and batches come from the seed. Each example comes once before any
-    comes again.
+    Its rate falls to 0 along a cosine. Initial weights and batches come from the seed. Each example comes once before
+    any comes again.
     """
     features, labels = train
     check("training", features, labels, num_classes)
