@@ -28,6 +28,8 @@ from typing import Any
 
 # One thread a trial, as in a sweep; before anything reads it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray's workers give way to everything else on the machine: here to what it is measured against, and to the driver.
+os.environ.setdefault("RAY_worker_niceness", "0")
 ROOT = Path(__file__).parents[1]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
