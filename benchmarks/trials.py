@@ -66,7 +66,7 @@ SLEEP_S = 1.0
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=300, help="no-op and tiny ones, at least")
+    parser.add_argument("--trials", type=int, default=300, help="no-op and tiny ones, at least; 0: none")
     parser.add_argument("--slow", type=int, default=100, help="trials of a second, at least; 0: none")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path, metavar="FILE")
@@ -88,25 +88,27 @@ def measure(trials: int = 300, slow: int = 100, swapped: bool = False) -> dict[s
     """One repeat: rates in trials a second, seconds, and ratios in which less is better but for the two of rates."""
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="bottleneck-benchmark-") as folder:
-        tiny = planned(trials, "mlp", Path(folder))
         kinds: list[Callable[[], None]] = []
 
         def note(name: str, work: Callable[[], float]) -> None:
             kinds.append(lambda: found.update({name: work()}))
 
-        note("no-op, ours, trials/s", lambda: rate(noops(trials, Path(folder, "noop"))))
-        note("no-op, Tune, trials/s", lambda: rate(alone([{"sleep": 0.0}] * trials)))
-        note("tiny, ours, trials/s", lambda: rate(swept(tiny, Path(folder, "runs"))))
-        note("tiny, Tune, trials/s", lambda: rate(alone([{"spec": trial} for trial in tiny[0].trials])))
+        if trials:
+            tiny = planned(trials, "mlp", Path(folder))
+            note("no-op, ours, trials/s", lambda: rate(noops(trials, Path(folder, "noop"))))
+            note("no-op, Tune, trials/s", lambda: rate(alone([{"sleep": 0.0}] * trials)))
+            note("tiny, ours, trials/s", lambda: rate(swept(tiny, Path(folder, "runs"))))
+            note("tiny, Tune, trials/s", lambda: rate(alone([{"spec": trial} for trial in tiny[0].trials])))
         if slow:
             sleeping = planned(slow, "python:benchmarks.sleeper:Sleeper", Path(folder))
             note("slow, ours, time outside of stages / inside", lambda: outside(sleeping, Path(folder, "slow")))
             note("slow, Tune, time over ideal / ideal", lambda: late(slow))
         for kind in reversed(kinds) if swapped else kinds:
             kind()
-        found["again, s"] = again(Path(folder))
-    found["no-op, ours / Tune"] = found["no-op, ours, trials/s"] / found["no-op, Tune, trials/s"]
-    found["tiny, ours / Tune"] = found["tiny, ours, trials/s"] / found["tiny, Tune, trials/s"]
+        if trials:
+            found["again, s"] = again(Path(folder))
+            for name in ("no-op", "tiny"):
+                found[f"{name}, ours / Tune"] = found[f"{name}, ours, trials/s"] / found[f"{name}, Tune, trials/s"]
     return found
 
 
