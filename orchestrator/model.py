@@ -267,13 +267,19 @@ def _repeated(values: Sequence[object]) -> int | None:
 
 
 def _is_word(kind: type[BaseModel]) -> bool:
-    return issubclass(kind, RootModel)
+    return issubclass(kind, Unkeyed)
 
 
 # Models ---------------------------------------------------------------------------------------------------------------
 
 
-WORD = ConfigDict(strict=True, frozen=True, defer_build=True)  # of a kind that has no settings
+class Unkeyed(RootModel[Any]):
+    """A value of a sweep file that has no keys: a word, or a mapping of the user's own names. One that exists is valid.
+
+    Its `root` says which. (A class of pydantic for each type, as of `RootModel[Literal["grid"]]`, takes a millisecond.)
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, defer_build=True)
 
 
 class Model(BaseModel):
@@ -315,10 +321,10 @@ class Model(BaseModel):
         yield from ()
 
 
-class PlugIn(RootModel[str]):
+class PlugIn(Unkeyed):
     """Code of an installed package, by its import path or by the name that the package gives it."""
 
-    model_config = WORD
+    root: str
     plugin: ClassVar[str]  # a key of trainables.plugins.GROUPS
 
     @property
