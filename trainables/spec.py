@@ -411,21 +411,21 @@ def in_order(stages: Iterable[StageSpec]) -> Iterable[StageSpec]:
 def by_digest(
     stages: Iterable[StageSpec], besides: Mapping[str, StageSpec] = MappingProxyType({})
 ) -> dict[str, StageSpec]:
-    """`in_order` by digest, after what is known `besides`."""
-    found = dict(besides)  # it keeps the order
-    _add(stages, found)
+    """`in_order` by digest, without what is known `besides`."""
+    found: dict[str, StageSpec] = {}  # it keeps the order
+    _add(stages, found, besides)
     return found
 
 
-def _add(stages: Iterable[StageSpec], found: dict[str, StageSpec]) -> None:
+def _add(stages: Iterable[StageSpec], found: dict[str, StageSpec], besides: Mapping[str, StageSpec]) -> None:
     for stage in stages:
         digest = stage.digest
-        if digest not in found:
+        if digest not in found and digest not in besides:
             required = stage.requires
             for each in required:
-                if each.digest not in found:
+                if each.digest not in found and each.digest not in besides:
                     if each.requires:
-                        _add(required, found)
+                        _add(required, found, besides)
                         break
                     found[each.digest] = each
             found[digest] = stage
