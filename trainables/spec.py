@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 # Raised whenever the computation changes in a way that moves results: old entries of the store then no longer match.
 PRETRAIN_RECIPE = 1
@@ -460,9 +460,11 @@ class Design:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One row of the results table: what one seed's networks are worth to one component, and what to compare with."""
+class Cell(NamedTuple):
+    """One row of the results table: what one seed's networks are worth to one component, and what to compare with.
+
+    A tuple, because a plan makes 100,000 of them: a frozen dataclass sets each field by a call.
+    """
 
     seed: int
     component: str  # its name in the sweep
