@@ -23,8 +23,8 @@ MAX_DEPTH = 32  # of lists and mappings inside each other
 
 _KEY = re.compile(r"[^.\[\]]+")
 _PATH = re.compile(r"[^.\[\]]+(\.[^.\[\]]+|\[[0-9]+\])*")  # pretrain.steps, vary.mixture[0].digits
-# What YAML allows in a text; everything else is a control character, a surrogate or no character at all.
-_FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# What YAML does not allow in a text: control characters, surrogates, and what is no character at all.
+_FORBIDDEN = yaml.reader.Reader.NON_PRINTABLE
 _INTEGER = re.compile(r"[-+]?[0-9][0-9_]*")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?")
 _SPECIAL = {

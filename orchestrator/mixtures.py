@@ -13,11 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, Field, RootModel, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from orchestrator.model import (
     MAX_POINTS,
-    WORD,
     Choose,
     Listed,
     Loc,
@@ -26,6 +25,7 @@ from orchestrator.model import (
     Problem,
     SeedNumber,
     Share,
+    Unkeyed,
     Weights,
     expect,
     impossible,
@@ -66,10 +66,10 @@ class MixtureKind:
         yield from ()
 
 
-class Weighted(MixtureKind, RootModel[Weights]):
+class Weighted(MixtureKind, Unkeyed):
     """One mixture by its weights, which are relative. A component that is not named has none."""
 
-    model_config = WORD
+    root: Weights
 
     @model_validator(mode="after")
     def _has_weight(self) -> Weighted:
@@ -238,10 +238,9 @@ class Dirichlet(MixtureKind, Model):
             yield tuple(part / whole for part in millionths)
 
 
-class LeaveOneOut(MixtureKind, RootModel[Literal["leave_one_out"]]):
+class LeaveOneOut(MixtureKind, Unkeyed):
     """One mixture for each component, of all the others in equal parts."""
 
-    model_config = WORD
     root: Literal["leave_one_out"] = "leave_one_out"
 
     def count(self, names: Sequence[str]) -> int:
@@ -256,10 +255,9 @@ class LeaveOneOut(MixtureKind, RootModel[Literal["leave_one_out"]]):
             yield Problem((), f"found leave_one_out with the one component {names[0]!r}; it needs at least two")
 
 
-class Proportional(MixtureKind, RootModel[Literal["proportional"]]):
+class Proportional(MixtureKind, Unkeyed):
     """The union of the components: each weighs as much as it has training examples."""
 
-    model_config = WORD
     root: Literal["proportional"] = "proportional"
 
     def mixtures(self, names: Sequence[str], sizes: Mapping[str, int]) -> Mixtures:

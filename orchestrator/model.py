@@ -202,11 +202,12 @@ class Choose:
         code: type[PlugIn] | None = None,
     ):
         self.kinds, self.otherwise, self.bare, self.code = kinds, otherwise, bare, code
+        self.models = tuple(model for model in (otherwise, *kinds.values(), code) if model)
         forms = [word if _is_word(kind) or bare else f"{{{word}: …}}" for word, kind in kinds.items()]
         self.possible = f"{listing([*([written] if written else []), *forms], 'or')} is possible"
 
     def check(self, value: Any) -> Any:
-        if isinstance(value, BaseModel):
+        if isinstance(value, self.models):
             return value
         if self.bare and isinstance(value, str) and value in self.kinds:
             return self.kinds[value].model_validate({value: {}})
@@ -245,10 +246,13 @@ class Choose:
             raise _custom(str(error)) from None
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_before_validator_function(self.check, handler(source))
+        # Without the schemas of the kinds: a sweep uses few of them, and each is built when it is first used.
+        return core_schema.no_info_plain_validator_function(self.check)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        written = handler(schema)
+        for model in self.models:
+            model.model_rebuild()
+        written = handler(core_schema.union_schema([model.__pydantic_core_schema__ for model in self.models]))
         return {"anyOf": [{"enum": [*self.kinds]}, written]} if self.bare else written
 
 
@@ -263,13 +267,19 @@ def _repeated(values: Sequence[object]) -> int | None:
 
 
 def _is_word(kind: type[BaseModel]) -> bool:
-    return issubclass(kind, RootModel)
+    return issubclass(kind, Unkeyed)
 
 
 # Models ---------------------------------------------------------------------------------------------------------------
 
 
-WORD = ConfigDict(strict=True, frozen=True, defer_build=True)  # of a kind that has no settings
+class Unkeyed(RootModel[Any]):
+    """A value of a sweep file that has no keys: a word, or a mapping of the user's own names. One that exists is valid.
+
+    Its `root` says which. (A class of pydantic for each type, as of `RootModel[Literal["grid"]]`, takes a millisecond.)
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, defer_build=True)
 
 
 class Model(BaseModel):
@@ -311,10 +321,10 @@ class Model(BaseModel):
         yield from ()
 
 
-class PlugIn(RootModel[str]):
+class PlugIn(Unkeyed):
     """Code of an installed package, by its import path or by the name that the package gives it."""
 
-    model_config = WORD
+    root: str
     plugin: ClassVar[str]  # a key of trainables.plugins.GROUPS
 
     @property

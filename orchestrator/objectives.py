@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, RootModel, model_validator
+from pydantic import Field, model_validator
 
-from orchestrator.model import WORD, Loc, Model, Problem, expect, impossible, listing, nearest
+from orchestrator.model import Loc, Model, Problem, Unkeyed, expect, impossible, listing, nearest
 
 if TYPE_CHECKING:
     from orchestrator.results import Lookup
@@ -85,15 +85,13 @@ WORDS: Mapping[str, tuple[str, Over]] = {
 KINDS = ("gap", "accuracy")  # what a mapping may ask for of one component
 
 
-class Objective(
-    RootModel[
-        Literal["worst_gap", "mean_gap", "accuracy", "worst_accuracy", "compute"]
-        | Annotated[Mapping[Literal["gap", "accuracy"], str], Field(min_length=1, max_length=1)]
-    ]
-):
+class Objective(Unkeyed):
     """One number of a trial: over all components, of one of them, or what it costs."""
 
-    model_config = WORD
+    root: (
+        Literal["worst_gap", "mean_gap", "accuracy", "worst_accuracy", "compute"]
+        | Annotated[Mapping[Literal["gap", "accuracy"], str], Field(min_length=1, max_length=1)]
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, Field, RootModel
+from pydantic import BaseModel, Field
 
 from orchestrator.model import (
-    WORD,
     Choose,
     Count,
     Listed,
@@ -24,6 +23,7 @@ from orchestrator.model import (
     PlugIn,
     Problem,
     Share,
+    Unkeyed,
     Weights,
     show,
 )
@@ -54,10 +54,9 @@ class OrderingKind:
         raise NotImplementedError
 
 
-class Shuffled(OrderingKind, RootModel[Literal["shuffled"]]):
+class Shuffled(OrderingKind, Unkeyed):
     """Every example at any time."""
 
-    model_config = WORD
     root: Literal["shuffled"] = "shuffled"
 
     @property

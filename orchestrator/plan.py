@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 from orchestrator import space, stopping, transfer
 from orchestrator.memory import no_collections
@@ -54,6 +55,13 @@ PURPOSES = ("direct", "transfer", "random_init", "untrained", "raw", "retention"
 SOLVER_PASSES = 60  # passes over the features for one L2: about what L-BFGS takes, with gradients
 
 
+class Needs(NamedTuple):
+    """The stages of a trial once, by digest, as `TrialSpec.stages` has them but in another order."""
+
+    shared: Mapping[str, StageSpec]  # what its rows are compared with; one object for all trials that have the same
+    own: Mapping[str, StageSpec]  # the others
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """The trials of a sweep in the order of its axes."""
@@ -66,10 +74,16 @@ class Plan:
     def stages(self) -> Mapping[str, StageSpec]:
         """Every stage once, by digest, in no order that says anything."""
         found: dict[str, StageSpec] = {}
-        with no_collections():
-            for stages in _stages_of_each(self.trials):
-                found.update(stages)
+        for needed in self.needs:
+            found.update(needed.shared)
+            found.update(needed.own)
         return found
+
+    @cached_property
+    def needs(self) -> Sequence[Needs]:
+        """The stages of every trial, in the order of the trials."""
+        with no_collections():
+            return _needs(self.trials)
 
     def as_json(self) -> dict[str, Any]:
         """What the sweep's folder keeps: enough to read its results without planning it again."""
@@ -601,12 +615,10 @@ def detectable(seeds: int) -> float | None:
     return normal * math.sqrt((1 + 1.95996**2 / (2 * seeds)) / seeds)
 
 
-def _stages_of_each(trials: Iterable[TrialSpec]) -> Iterator[Mapping[str, StageSpec]]:
-    """Of each trial its stages once, by digest, as `TrialSpec.stages` has them but in another order.
-
-    What rows are compared with is made once for many trials: it is known again by its identity and looked at once.
-    """
+def _needs(trials: Iterable[TrialSpec]) -> list[Needs]:
+    """What rows are compared with is made once for many trials: it is known again by its identity, looked at once."""
     known: dict[tuple[int, ...], dict[str, StageSpec]] = {}
+    found = []
     for trial in trials:
         compared: list[ProbeSpec | None] = []
         own: list[StageSpec | None] = []
@@ -616,7 +628,8 @@ def _stages_of_each(trials: Iterable[TrialSpec]) -> Iterator[Mapping[str, StageS
         key = tuple(map(id, compared))  # the trials keep them, so that no other object gets their identity
         if key not in known:
             known[key] = by_digest(filter(None, compared))
-        yield by_digest(filter(None, own), known[key])
+        found.append(Needs(known[key], by_digest(filter(None, own), known[key])))
+    return found
 
 
 def price(plan: Plan, sizes: Mapping[str, NetworkSize], stored: Collection[str]) -> Price:
@@ -628,16 +641,21 @@ def price(plan: Plan, sizes: Mapping[str, NetworkSize], stored: Collection[str])
 def _price(plan: Plan, cost: _Cost, stored: Collection[str]) -> Price:
     flops = {digest: cost.flops(stage) for digest, stage in plan.stages.items()}
     alone, flops_alone = 0, 0.0
-    for stages in _stages_of_each(plan.trials):
-        alone += len(stages)
-        flops_alone += sum(map(flops.__getitem__, stages))
-    direct = {id(d): d for trial in plan.trials for c in trial.cells for d in (c.direct, *c.budgets) if d}
-    baselines = {probe.members[0].digest for probe in direct.values()}
-    kinds = Counter(stage.kind for stage in plan.stages.values())
+    shared: dict[int, float] = {}
+    baselines: set[str] = set()
+    for trial, needs in zip(plan.trials, plan.needs, strict=True):
+        key = id(needs.shared)
+        if key not in shared:
+            shared[key] = sum(map(flops.__getitem__, needs.shared))
+            direct = (probe for cell in trial.cells for probe in (cell.direct, *cell.budgets) if probe)
+            baselines.update(probe.members[0].digest for probe in direct)
+        alone += len(needs.shared) + len(needs.own)
+        flops_alone += sum(map(flops.__getitem__, needs.own), shared[key])
+    kinds = Counter(map(attrgetter("kind"), plan.stages.values()))
     runs = [stage for stage in plan.stages.values() if isinstance(stage, PretrainSpec)]
     initialisations = sum(not stage.mixture.shares for stage in runs)
     between = sum(stage.until is not None for stage in runs)
-    to_do = [(stage, flops[digest]) for digest, stage in plan.stages.items() if digest not in stored]
+    to_do = [digest for digest in flops if digest not in stored]
     return Price(
         trials=len(plan.trials),
         replicates=len(plan.trials) * len(plan.sweep.seeds),
@@ -650,8 +668,8 @@ def _price(plan: Plan, cost: _Cost, stored: Collection[str]) -> Price:
         trajectories=kinds["trajectory"],
         stored=len(flops) - len(to_do),
         alone=alone,
-        examples=sum(s.mixture.num_examples for s, _ in to_do if isinstance(s, PretrainSpec) and s.until is None),
-        flops=sum(flops for _, flops in to_do),
+        examples=sum(run.mixture.num_examples for run in runs if run.until is None and run.digest not in stored),
+        flops=sum(map(flops.__getitem__, to_do)),
         flops_alone=flops_alone,
     )
 

@@ -15,12 +15,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args
 
-from pydantic import BaseModel, Field, RootModel, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_serializer
 
 from orchestrator.mixtures import MixtureChoice, Proportional, Simplex
 from orchestrator.model import (
     MAX_POINTS,
-    WORD,
     Choose,
     Count,
     Depth,
@@ -32,6 +31,7 @@ from orchestrator.model import (
     PlugIn,
     Problem,
     SeedNumber,
+    Unkeyed,
     as_tuple,
     expect,
     listing,
@@ -599,10 +599,9 @@ class RepresentationKind:
         raise NotImplementedError
 
 
-class Single(RepresentationKind, RootModel[Literal["single"]]):
+class Single(RepresentationKind, Unkeyed):
     """The features of one network."""
 
-    model_config = WORD
     root: Literal["single"] = "single"
 
     @property
@@ -610,10 +609,9 @@ class Single(RepresentationKind, RootModel[Literal["single"]]):
         return self.root
 
 
-class RandomInit(RepresentationKind, RootModel[Literal["random_init"]]):
+class RandomInit(RepresentationKind, Unkeyed):
     """The features of a network that was never trained."""
 
-    model_config = WORD
     root: Literal["random_init"] = "random_init"
 
     @property
@@ -887,10 +885,9 @@ class Vary(Model):
         return min(fewest, default) if "steps" in self.when else fewest
 
 
-class Grid(RootModel[Literal["grid"]]):
+class Grid(Unkeyed):
     """Every point of the product of the axes."""
 
-    model_config = WORD
     root: Literal["grid"] = "grid"
 
 

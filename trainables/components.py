@@ -34,8 +34,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-from filelock import FileLock
-
 from trainables import lazy
 from trainables.catalogue import (
     CATALOGUE,
@@ -304,6 +302,8 @@ def _prepared(source: Source) -> tuple[Path, dict[str, Any]]:
     facts = _facts(entry)
     if facts is not None:
         return entry, facts
+    from filelock import FileLock
+
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(entry.with_suffix(".lock")):

@@ -10,15 +10,11 @@ from __future__ import annotations
 import functools
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock
 
 from trainables import stall
 from trainables.components import cache_root, known, prepare
@@ -72,11 +68,12 @@ def network_sizes(architectures: Sequence[Architecture], say: Callable[[str], No
     Raises:
         FactError: there is no such network, or not for such images.
     """
-    missing = [a for a in architectures if a.digest not in _known_sizes()]
+    sizes = _known_sizes()
+    missing = [a for a in architectures if a.digest not in sizes]
     if missing:
         say(f"measuring networks {', '.join(sorted({a.name for a in missing}))} (once per machine)")
         _in_child({"architectures": [(a.name, as_json(a)) for a in missing]})
-    sizes = _known_sizes()
+        sizes = _known_sizes()
     return {a.digest: sizes[a.digest] for a in architectures}
 
 
@@ -96,6 +93,8 @@ def _known(name: str, source: Source) -> Component | None:
 
 
 def _in_child(request: Mapping[str, Any]) -> None:
+    import subprocess
+
     done = subprocess.run(
         # -P: what lies in the folder that the command was typed in is not imported
         [sys.executable, "-P", "-m", "trainables.facts"],
@@ -147,6 +146,8 @@ def _say_failed(name: str, message: str) -> None:
 
 
 def _measure(architecture: Architecture) -> None:
+    from filelock import FileLock
+
     from trainables.architectures import measure
 
     found = as_json(measure(architecture))
@@ -168,6 +169,8 @@ def _known_sizes() -> dict[str, NetworkSize]:
 
 def _sizes_path() -> Path:
     """Sizes belong to a version of torchvision: its networks may change."""
+    from importlib import metadata
+
     return cache_root() / f"networks-torchvision-{metadata.version('torchvision')}.json"
 
 

@@ -33,11 +33,13 @@ def apportion(weights: Mapping[str, float], total: int) -> dict[str, int]:
         ValueError: as `shares_of`.
     """
     whole = _whole_weights(tuple(weights.items()))
-    divided = [divmod(weight * total, sum(whole)) for weight in whole]
-    counts = [count for count, _ in divided]
-    by_remainder = sorted(range(len(counts)), key=lambda i: -divided[i][1])  # stable: ties keep their order
-    for i in by_remainder[: total - sum(counts)]:
-        counts[i] += 1
+    in_all = sum(whole)
+    counts = [weight * total // in_all for weight in whole]
+    if missing := total - sum(counts):
+        remainders = [weight * total % in_all for weight in whole]
+        by_remainder = sorted(range(len(counts)), key=remainders.__getitem__, reverse=True)  # ties keep their order
+        for i in by_remainder[:missing]:
+            counts[i] += 1
     return dict(zip(weights, counts, strict=True))
 
 

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 # Raised whenever the computation changes in a way that moves results: old entries of the store then no longer match.
 PRETRAIN_RECIPE = 1
@@ -411,21 +411,21 @@ def in_order(stages: Iterable[StageSpec]) -> Iterable[StageSpec]:
 def by_digest(
     stages: Iterable[StageSpec], besides: Mapping[str, StageSpec] = MappingProxyType({})
 ) -> dict[str, StageSpec]:
-    """`in_order` by digest, after what is known `besides`."""
-    found = dict(besides)  # it keeps the order
-    _add(stages, found)
+    """`in_order` by digest, without what is known `besides`."""
+    found: dict[str, StageSpec] = {}  # it keeps the order
+    _add(stages, found, besides)
     return found
 
 
-def _add(stages: Iterable[StageSpec], found: dict[str, StageSpec]) -> None:
+def _add(stages: Iterable[StageSpec], found: dict[str, StageSpec], besides: Mapping[str, StageSpec]) -> None:
     for stage in stages:
         digest = stage.digest
-        if digest not in found:
+        if digest not in found and digest not in besides:
             required = stage.requires
             for each in required:
-                if each.digest not in found:
+                if each.digest not in found and each.digest not in besides:
                     if each.requires:
-                        _add(required, found)
+                        _add(required, found, besides)
                         break
                     found[each.digest] = each
             found[digest] = stage
@@ -460,9 +460,11 @@ class Design:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One row of the results table: what one seed's networks are worth to one component, and what to compare with."""
+class Cell(NamedTuple):
+    """One row of the results table: what one seed's networks are worth to one component, and what to compare with.
+
+    A tuple, because a plan makes 100,000 of them: a frozen dataclass sets each field by a call.
+    """
 
     seed: int
     component: str  # its name in the sweep

@@ -30,7 +30,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -526,6 +525,8 @@ class Store:
 
     def _at_once(self, function: Callable[[Value], Answer], values: Sequence[Value]) -> list[Answer]:
         """A function of many values, with many requests under way at the same time."""
+        from concurrent.futures import ThreadPoolExecutor
+
         with ThreadPoolExecutor(THREADS) as threads:
             return list(threads.map(function, values))
 

@@ -238,7 +238,8 @@ sys.argv = ["bottleneck", *sys.argv[1:]]
 try:
     cli.main()
 finally:
-    print({"numpy", "pyarrow", "pandas", "torch", "ray", "mlflow", "ssl"} & {*sys.modules})
+    unused = {"numpy", "pyarrow", "pandas", "torch", "ray", "mlflow", "ssl", "filelock", "concurrent", "subprocess"}
+    print(unused & {*sys.modules})
 """
 
 

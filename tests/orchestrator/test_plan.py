@@ -208,6 +208,11 @@ def test_stages_and_their_price_are_those_of_the_trials_one_by_one(changes):
     assert counted.flops_alone == sum(prices[stage.digest][1] for stages in one_by_one for stage in stages)
     assert counted.flops == sum(prices[digest][1] for digest in by_digest.keys() - stored)
     assert (counted.stages, counted.stored) == (len(by_digest), len(stored))
+    cells = [cell for trial in found.trials for cell in trial.cells]
+    baselines = {probe.members[0].digest for c in cells for probe in (c.direct, *c.budgets) if probe}
+    runs = {d: s for d, s in by_digest.items() if s.kind == "pretrain" and s.until is None and s.mixture.shares}
+    assert (counted.baselines, counted.pretrainings) == (len(baselines), len(runs.keys() - baselines))
+    assert counted.examples == sum(runs[digest].mixture.num_examples for digest in runs.keys() - stored)
 
 
 def test_planning_takes_a_few_times_as_long_as_making_the_digests():

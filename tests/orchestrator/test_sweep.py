@@ -13,8 +13,10 @@ import pytest
 import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from orchestrator import sweep as sweeps
+from orchestrator.space import Vary
 from orchestrator.sweep import Image, Sweep, SweepError, canonical, json_schema, locate, parse, read, resolved
 from trainables import spec
 
@@ -647,6 +649,25 @@ def test_reading_a_sweep_imports_nothing_heavy():
 def test_importing_the_models_needs_no_numpy():
     program = "import sys, orchestrator.sweep, orchestrator.space; assert 'numpy' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_kind_that_no_sweep_has_named_is_not_built():
+    """To build a model is to make its validator; most sweeps name few of the kinds."""
+    program = (
+        "import sys; from orchestrator import mixtures, orderings, sweep, transfer\n"
+        "sweep.parse(sys.argv[1], 'x.yaml')\n"
+        "kinds = [*mixtures.MIXTURES.values(), *orderings.ORDERINGS.values(), *transfer.PROTOCOLS.values()]\n"
+        "print(*(kind.__name__ for kind in kinds if kind.__pydantic_complete__))"
+    )
+    text = SMALL + "vary: {mixture: [{simplex: {resolution: 2}}, proportional]}\n"
+    done = subprocess.run([sys.executable, "-c", program, text], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == {"Simplex", "Proportional", "Shuffled", "LinearProbe"}
+
+
+def test_a_model_of_another_axis_is_no_value_of_this_one():
+    mixture = parse(SMALL, "small.yaml").vary.mixture
+    with pytest.raises(ValidationError, match=r"shuffled, .* is possible"):
+        Vary(ordering=mixture)
 
 
 def test_reading_a_sweep_takes_less_than_fifty_milliseconds(tmp_path):

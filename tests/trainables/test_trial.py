@@ -123,7 +123,7 @@ def test_what_a_trial_measures_makes_sense(tmp_path):
 def test_protocols_of_one_network_share_its_features(tmp_path, monkeypatch):
     trial, read = small_trial(steps=1), []
     with_ridge = [
-        replace(cell, transfer=replace(cell.transfer, transfer=replace(TRANSFER, protocol="ridge")))
+        cell._replace(transfer=replace(cell.transfer, transfer=replace(TRANSFER, protocol="ridge")))
         for cell in trial.cells
     ]
     extract = protocols.probe.extract
