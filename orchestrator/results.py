@@ -231,7 +231,7 @@ CELL = frozenset({
     "seed", "component", "weight", "protocol", "shots", "primary", "tunes", "direct", "baselines", "pretrain", "paid",
     "teachers", "retention", "trajectory", *PROBES,
 })  # fmt: skip
-REMEMBERED_RESULTS = 4096  # some kilobytes each
+REMEMBERED_RESULTS = 2**15  # all of 3,000 trials; 3 to 10 kB each, so 130 MB and no more of probes and pretrainings
 
 # What differs between two runs of the same work: everything else is the same after any restart.
 COST_COLUMNS = ("seconds", "examples_per_second", "device")
