@@ -20,6 +20,7 @@ from trainables.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from orchestrator import table_cache
     from trainables.store import Store
 
 Unit = Literal[
@@ -231,7 +232,7 @@ CELL = frozenset({
     "seed", "component", "weight", "protocol", "shots", "primary", "tunes", "direct", "baselines", "pretrain", "paid",
     "teachers", "retention", "trajectory", *PROBES,
 })  # fmt: skip
-REMEMBERED_RESULTS = 2**15  # all of 3,000 trials; 3 to 10 kB each, so 130 MB and no more of probes and pretrainings
+REMEMBERED_RESULTS = 2**15  # those of 3,000 trials; 5 kB each on average, 150 MB in all
 
 # What differs between two runs of the same work: everything else is the same after any restart.
 COST_COLUMNS = ("seconds", "examples_per_second", "device")
@@ -568,7 +569,7 @@ def load(
             names = tracking.sweeps(tracking_uri) if named is None else named
             found = table([row for name in names for row in tracking.read_rows(name, tracking_uri)])
         else:
-            found = table(stored_rows(named, storage))
+            found = _stored_table(named, storage)
     return select(found, where, columns)
 
 
@@ -633,8 +634,9 @@ def _checkpoints(curves: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
     return [dict(zip(named, values, strict=True)) for values in zip(*named.values(), strict=True)]
 
 
-def stored_rows(sweeps: Sequence[str] | None, storage: str | None = None) -> list[dict[str, Any]]:
-    """The rows of sweeps from a store; None: of all that it has. Raises UnknownSweep if it has no such sweep."""
+def _stored_table(sweeps: Sequence[str] | None, storage: str | None) -> pd.DataFrame:
+    """The table of sweeps from a store; None: of all that it has. Raises UnknownSweep if it has no such sweep."""
+    from orchestrator import table_cache
     from orchestrator.journal import Journal, UnknownSweep
     from orchestrator.settings import storage_location
     from trainables.store import Store
@@ -643,20 +645,32 @@ def stored_rows(sweeps: Sequence[str] | None, storage: str | None = None) -> lis
     names = store.names("sweeps") if sweeps is None else sweeps
     if sweeps is None and not names:
         raise UnknownSweep(f"storage {store.shown!r} has no sweeps")
-    journals, lookup = [Journal(store, name) for name in names], store_lookup(store)
-    return [row for journal in journals for row in rows(journal.plan(), lookup, journal.trial_states())]
+    journals = [Journal(store, name) for name in names]
+
+    def make(stamps: table_cache.Stamps | None) -> pd.DataFrame:
+        lookup = store_lookup(store, stamps)
+        return table([row for journal in journals for row in rows(journal.plan(), lookup, journal.trial_states())])
+
+    return table_cache.remembered(journals, make)
 
 
-def store_lookup(store: Store) -> Lookup:
+def store_lookup(store: Store, stamps: table_cache.Stamps | None = None) -> Lookup:
     """The store's `get`, which remembers the results asked for last: a baseline stands in many rows. What is not there
-    yet is looked for again."""
+    yet is looked for again.
+
+    Args:
+        stamps: takes down what each result's file was before it was read for the first time.
+    """
     found: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
 
     def lookup(kind: str, digest: str) -> Mapping[str, Any] | None:
         if digest in found:
             found.move_to_end(digest)
             return found[digest]
+        stamp = None if stamps is None else store.stamp(kind, digest)
         result = store.get(kind, digest)
+        if stamps is not None:  # of a damaged entry, which cannot be set aside everywhere, that it is not there
+            stamps.setdefault((kind, digest), None if result is None else stamp)
         if result is None:
             return None
         _require_written_by_us(store, kind, digest, result)

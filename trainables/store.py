@@ -61,6 +61,15 @@ class Entry(NamedTuple):
     files: dict[str, str]  # the checksum of each file of tensors
 
 
+class Stamp(NamedTuple):
+    """What tells without reading it whether a file is the one that it was: as git's index has it."""
+
+    bytes: int
+    written_ns: int  # since 1970
+    changed_ns: int  # the same, or when it was given its name, its rights or another time
+    inode: int
+
+
 class File(NamedTuple):
     """A file of the store, as `bottleneck gc` looks at it."""
 
@@ -149,6 +158,16 @@ class Store:
             return self._entry(kind, digest).result
         except (FileNotFoundError, DamagedEntry):
             return None
+
+    def stamp(self, kind: str, digest: str) -> Stamp | None:
+        """Which file a stage's result is, in a store that is a folder; None if there is none."""
+        try:
+            seen = os.stat(self._path(f"{_folder(kind, digest)}/result.json"))  # noqa: PTH116 - thousands of them
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise self._refused("read", error) from error
+        return Stamp(seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino)
 
     def tensors(self, kind: str, digest: str, name: str) -> dict[str, Tensor]:
         """The tensors of a stage's file `name`.safetensors.
