@@ -20,6 +20,7 @@ and drivers are told apart by number: clocks differ between machines, and are se
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import json
 import logging
@@ -146,12 +147,7 @@ class Journal:
     def plan(self) -> dict[str, Any]:
         """What was planned last, and what a search has asked for since. Raises UnknownSweep."""
         try:
-            content = self.store.read(f"{self.folder}/plan.json")
-        except FileNotFoundError:
-            known = ", ".join(self.store.names("sweeps")) or "none"
-            raise UnknownSweep(f"storage {self.store.shown!r} has no sweep {self.sweep!r}; it has: {known}") from None
-        try:
-            plan: dict[str, Any] = json.loads(content)
+            plan: dict[str, Any] = json.loads(self._planned())
         except (ValueError, RecursionError):
             plan = {}
         if not isinstance(plan, dict) or plan.get("sweep") != self.sweep:
@@ -163,6 +159,19 @@ class Journal:
             asked = [e["plan"] for e in self.last_run() if e["event"] == "asked"]
             plan["trials"] += [trial for trial in asked if trial["digest"] not in planned]
         return plan
+
+    def _planned(self) -> bytes:
+        try:
+            return self.store.read(f"{self.folder}/plan.json")
+        except FileNotFoundError:
+            known = ", ".join(self.store.names("sweeps")) or "none"
+            raise UnknownSweep(f"storage {self.store.shown!r} has no sweep {self.sweep!r}; it has: {known}") from None
+
+    def fingerprint(self) -> str:
+        """Another one whenever the plan or an event is. Raises UnknownSweep."""
+        name = f"{self.folder}/journal"
+        files = {file: self.store.lines(f"{name}/{file}") for file in self.store.names(name)}
+        return hashlib.sha256(self._planned() + repr(files).encode()).hexdigest()
 
     def write_snapshot(self, snapshot: Mapping[str, Any]) -> None:
         """Keep how far the sweep is, in place of what was kept before."""

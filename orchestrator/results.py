@@ -12,7 +12,7 @@ import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from orchestrator.memory import no_collections
 from trainables.errors import UserError
@@ -20,6 +20,7 @@ from trainables.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from orchestrator import table_cache
     from trainables.store import Store
 
 Unit = Literal[
@@ -217,7 +218,10 @@ NUMBERS = (
     "training_flops", "parameters", "flops", "started", "finished", *RETENTION,
 )  # fmt: skip
 TEXTS = ("status", "reason", "device", "revision", "versions")
-WRITTEN = {**dict.fromkeys(NUMBERS, ("number", int, float)), **dict.fromkeys(TEXTS, ("text", str))}
+WRITTEN: Mapping[str, tuple[str, tuple[type, ...]]] = {
+    **dict.fromkeys(NUMBERS, ("number", (int, float))),
+    **dict.fromkeys(TEXTS, ("text", (str,))),
+}
 # What is read of a plan, of a trial's design, and of a cell: `Plan.as_json` of an earlier version may lack some of it.
 PLANNED = frozenset({"direct_kind", "label_space"})
 DESIGNED = frozenset({
@@ -228,7 +232,7 @@ CELL = frozenset({
     "seed", "component", "weight", "protocol", "shots", "primary", "tunes", "direct", "baselines", "pretrain", "paid",
     "teachers", "retention", "trajectory", *PROBES,
 })  # fmt: skip
-REMEMBERED_RESULTS = 4096  # some kilobytes each
+REMEMBERED_RESULTS = 2**15  # those of 3,000 trials; 5 kB each on average, 150 MB in all
 
 # What differs between two runs of the same work: everything else is the same after any restart.
 COST_COLUMNS = ("seconds", "examples_per_second", "device")
@@ -260,7 +264,8 @@ def trial_rows(
     """
     _require_whole(plan, trial)
     state, design = trial_states.get(trial["digest"], {}), _design(plan, trial)
-    rows = [_row(plan, design, cell, lookup, state) for cell in trial["cells"]]
+    trained: dict[tuple[str, ...], Trained] = {}  # by digests: the cells of a seed have the same networks
+    rows = [_row(plan, design, cell, _trained(cell, lookup, trained), lookup, state) for cell in trial["cells"]]
     probes = {_same_probe(row): row["transfer_accuracy"] for row in rows if row["protocol"] == "linear_probe"}
     unfounded = {(row["seed"], row["component"]): row["invalid"] for row in rows if row["primary"] and row["invalid"]}
     for row in rows:
@@ -301,29 +306,55 @@ def _design(plan: Mapping[str, Any], trial: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
+class Trained(NamedTuple):
+    """What the pretraining of a mixture's networks was."""
+
+    columns: dict[str, Any]
+    diverged: str | None  # why there is no such network
+
+
+def _trained(cell: Mapping[str, Any], lookup: Lookup, known: dict[tuple[str, ...], Trained]) -> Trained:
+    """That of a cell; the same again where it is known already."""
+    key = (*cell["pretrain"], "", *cell["teachers"], "", *cell["paid"])
+    if key not in known:
+        members = [lookup("pretrain", digest) for digest in cell["pretrain"]]
+        teachers = [lookup("pretrain", digest) for digest in cell["teachers"]]
+        runs = [*(lookup("pretrain", digest) for digest in cell["paid"]), *teachers]
+        seconds, shown, flops = (_total(runs, name) for name in ("seconds", "examples", "training_flops"))
+        first = next((member for member in members if member), {})
+        diverged = [run["diverged_at"] for run in (*members, *teachers) if run and run.get("status") == "diverged"]
+        columns = {
+            "members": len(members),
+            "parameters": first.get("parameters"),
+            "flops": first.get("flops"),
+            "training_flops": flops,
+            "seconds": seconds,
+            "examples_per_second": shown / seconds if shown and seconds else None,
+            "device": first.get("device"),
+            "pretrain_digest": "+".join(digest[:12] for digest in cell["pretrain"]),
+        }
+        why = f"pretraining on the mixture diverged at step {diverged[0]}" if diverged else None
+        known[key] = Trained(columns, why)
+    return known[key]
+
+
 def _row(
     plan: Mapping[str, Any],
     design: Mapping[str, Any],
     cell: Mapping[str, Any],
+    trained: Trained,
     lookup: Lookup,
     state: Mapping[str, Any],
 ) -> dict[str, Any]:
-    members = [lookup("pretrain", digest) for digest in cell["pretrain"]]
-    teachers = [lookup("pretrain", digest) for digest in cell["teachers"]]
     found = {name: (lookup("probe", cell[name]) if cell[name] else None) or {} for name in PROBES}
     transfer, random_init = found["transfer"], found["random_init"]
     baseline, direct, lost = chosen_baseline(cell["baselines"], lookup)
-    status, error = _status(cell, [*members, *teachers], found, direct, lost, state, lookup)
-    first = next((member for member in members if member), {})
-    runs = [*(lookup("pretrain", digest) for digest in cell["paid"]), *teachers]
-    seconds, shown, flops = (_total(runs, name) for name in ("seconds", "examples", "training_flops"))
+    status, error = _status(cell, trained, found, direct, lost, state, lookup)
     chosen = transfer.get("chosen", {})
     row = {
         **ABSENT,
         **design,
-        "members": len(cell["pretrain"]),
-        "parameters": first.get("parameters"),
-        "flops": first.get("flops"),
+        **trained.columns,
         "component": cell["component"],
         "weight": cell["weight"],
         "seen": cell["weight"] > 0,
@@ -348,14 +379,9 @@ def _row(
         "direct_steps": baseline.get("steps"),
         "random_init_accuracy": random_init.get("test_accuracy"),
         "raw_accuracy": found["raw"].get("test_accuracy"),
-        "training_flops": flops,
-        "seconds": seconds,
-        "examples_per_second": shown / seconds if shown and seconds else None,
-        "device": first.get("device"),
         "status": status,
         "error": error,
         "digest": cell["transfer"][:12],
-        "pretrain_digest": "+".join(digest[:12] for digest in cell["pretrain"]),
         "direct_digest": baseline["pretrain"][:12] if baseline else None,
         "revision": transfer.get("revision"),
         "versions": transfer.get("versions"),
@@ -449,16 +475,15 @@ def _log_odds(probe: Mapping[str, Any]) -> float:
 
 def _status(
     cell: Mapping[str, Any],
-    runs: Sequence[Mapping[str, Any] | None],
+    trained: Trained,
     found: Mapping[str, Mapping[str, Any]],
     direct: Mapping[str, Any],
     lost: str | None,
     state: Mapping[str, Any],
     lookup: Lookup,
 ) -> tuple[str, str | None]:
-    for run in runs:
-        if run and run.get("status") == "diverged":
-            return "diverged", f"pretraining on the mixture diverged at step {run['diverged_at']}"
+    if trained.diverged:
+        return "diverged", trained.diverged
     if lost:
         return "diverged", lost
     # Retention rests on a baseline of another seed too: if that diverged, the trial ends without it.
@@ -504,7 +529,7 @@ def table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     columns = list(zip(*[{**ABSENT, **row}.values() for row in rows], strict=False)) or [()] * len(COLUMNS)
 
     def array(values: Sequence[Any], dtype: str) -> Any:
-        if all(value is None for value in values):  # many are, and looking for their type takes as long as numbers
+        if values.count(None) == len(values):  # many are, and looking for their type takes as long as numbers
             return pd.Series(None, index=range(len(values)), dtype=dtype).array
         return pd.array(values, dtype=dtype)  # type: ignore[call-overload]
 
@@ -544,7 +569,7 @@ def load(
             names = tracking.sweeps(tracking_uri) if named is None else named
             found = table([row for name in names for row in tracking.read_rows(name, tracking_uri)])
         else:
-            found = table(stored_rows(named, storage))
+            found = _stored_table(named, storage)
     return select(found, where, columns)
 
 
@@ -609,8 +634,9 @@ def _checkpoints(curves: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
     return [dict(zip(named, values, strict=True)) for values in zip(*named.values(), strict=True)]
 
 
-def stored_rows(sweeps: Sequence[str] | None, storage: str | None = None) -> list[dict[str, Any]]:
-    """The rows of sweeps from a store; None: of all that it has. Raises UnknownSweep if it has no such sweep."""
+def _stored_table(sweeps: Sequence[str] | None, storage: str | None) -> pd.DataFrame:
+    """The table of sweeps from a store; None: of all that it has. Raises UnknownSweep if it has no such sweep."""
+    from orchestrator import table_cache
     from orchestrator.journal import Journal, UnknownSweep
     from orchestrator.settings import storage_location
     from trainables.store import Store
@@ -619,20 +645,32 @@ def stored_rows(sweeps: Sequence[str] | None, storage: str | None = None) -> lis
     names = store.names("sweeps") if sweeps is None else sweeps
     if sweeps is None and not names:
         raise UnknownSweep(f"storage {store.shown!r} has no sweeps")
-    journals, lookup = [Journal(store, name) for name in names], store_lookup(store)
-    return [row for journal in journals for row in rows(journal.plan(), lookup, journal.trial_states())]
+    journals = [Journal(store, name) for name in names]
+
+    def make(stamps: table_cache.Stamps | None) -> pd.DataFrame:
+        lookup = store_lookup(store, stamps)
+        return table([row for journal in journals for row in rows(journal.plan(), lookup, journal.trial_states())])
+
+    return table_cache.remembered(journals, make)
 
 
-def store_lookup(store: Store) -> Lookup:
+def store_lookup(store: Store, stamps: table_cache.Stamps | None = None) -> Lookup:
     """The store's `get`, which remembers the results asked for last: a baseline stands in many rows. What is not there
-    yet is looked for again."""
+    yet is looked for again.
+
+    Args:
+        stamps: takes down what each result's file was before it was read for the first time.
+    """
     found: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
 
     def lookup(kind: str, digest: str) -> Mapping[str, Any] | None:
         if digest in found:
             found.move_to_end(digest)
             return found[digest]
+        stamp = None if stamps is None else store.stamp(kind, digest)
         result = store.get(kind, digest)
+        if stamps is not None:  # of a damaged entry, which cannot be set aside everywhere, that it is not there
+            stamps.setdefault((kind, digest), None if result is None else stamp)
         if result is None:
             return None
         _require_written_by_us(store, kind, digest, result)
@@ -649,11 +687,13 @@ def _require_written_by_us(store: Store, kind: str, digest: str, result: Mapping
     for name, value in result.items():
         if name not in WRITTEN:
             continue
-        said, *types = WRITTEN[name]
+        said, types = WRITTEN[name]
+        if type(value) in types:  # by its type itself: JSON's true is no number
+            continue
         # A trajectory has one value for each checkpoint.
         values = value if kind == "trajectory" and isinstance(value, list) else (value,)
         for one in values:
-            if one is not None and type(one) not in types:  # by its type itself: JSON's true is no number
+            if one is not None and type(one) not in types:
                 raise ResultsError(
                     f"storage {store.shown!r}: {name} of {kind} {digest[:12]} is {str(value)[:60]!r} and no {said}; "
                     f"this program did not write it: remove {store.path(f'stages/{kind}/{digest[:2]}/{digest}')} and "

@@ -1,8 +1,13 @@
 """What the results of stages come to in a row: by hand, on a real plan whose stages were never computed."""
 
+import hashlib
 import math
+import os
 import re
+import tempfile
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +18,13 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 from gap_tables import row, two_views
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from strategies import component
 
-from orchestrator import results
+from orchestrator import results, table_cache
 from orchestrator.cli import bottleneck
-from orchestrator.journal import UnknownSweep
+from orchestrator.journal import Journal, UnknownSweep
 from orchestrator.plan import plan
 from orchestrator.sweep import parse
 from trainables.errors import UserError
@@ -520,3 +527,212 @@ def test_a_cell_of_a_printed_table_is_one_line(tmp_path):
 def test_every_column_is_in_the_documentation():
     text = MEASUREMENTS.read_text()
     assert [name for name in results.COLUMNS if f"`{name}`" not in text] == []
+
+
+# Tables that this machine's cache keeps -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A cache of its own, which keeps tables of however few stages, and of files that were written just now."""
+    monkeypatch.setenv("BOTTLENECK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(table_cache, "KEPT_FROM", 0)
+    monkeypatch.setattr(table_cache, "SETTLED_NS", 0)
+    return tmp_path / "cache" / "tables"
+
+
+def put_small(store, **changes):
+    sweep = sweeps.made_up("first", **{"trials": 2, "seeds": (0,), "points": 1} | changes)
+    sweep.put(store)
+    return sweep
+
+
+def made_anew(store):
+    journal = Journal(store, "first")
+    return results.table(results.rows(journal.plan(), results.store_lookup(store), journal.trial_states()))
+
+
+def assert_same(found, expected):
+    pd.testing.assert_frame_equal(found, expected, check_exact=True)
+
+
+def sealed(content):
+    return hashlib.sha256(content).digest() + content
+
+
+def unread(monkeypatch):
+    """From now on no result of a stage is read."""
+    monkeypatch.setattr(Store, "get", lambda *_: pytest.fail("a result was read"))
+
+
+def test_the_second_time_a_table_is_the_same_and_no_result_is_read(cache, tmp_path, monkeypatch):
+    store = Store(tmp_path / "runs")
+    sweep = sweeps.made_up("first", trials=3)
+    sweep.diverge(1)
+    sweep.fail(2, "no room")
+    sweep.put(store)
+    sweeps.made_up("second", trials=1).put(store)
+    asked = ("first", ["second", "first"], None)
+    first = [results.load(names, storage=store.location) for names in asked]
+    unread(monkeypatch)
+    for names, table in zip(asked, first, strict=True):
+        assert_same(results.load(names, storage=store.location), table)
+    chosen = {"where": "weight > 0 and gap > 0", "columns": ["seed", "gap"]}
+    assert_same(results.load("first", storage=store.location, **chosen), results.select(first[0], *chosen.values()))
+
+
+CHANGES = ("nothing", "delete", "damage", "touch", "another", "put", "fail", "extend", "reduce", "damage the cache")
+
+
+def change(what, store, sweep, stage, cache):
+    """Do something to a store, or to what the cache has kept of it, that a table may or may not show."""
+    kind, digest = stage
+    file = Path(store.path(f"stages/{kind}/{digest[:2]}/{digest}/result.json"))
+    match what:
+        case "delete":
+            store.remove(kind, digest)
+        case "damage" if file.exists():  # in place, of the same size, and with the same time
+            before = file.stat()
+            file.write_bytes(file.read_bytes().replace(b"ok", b"no"))
+            os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        case "touch" if file.exists():
+            file.touch()
+        case "another":  # as if computed again, of the same size
+            store.put(sweeps.Stage(*stage), {**sweep.stages[stage], "status": "OK"})
+        case "put":
+            store.put(sweeps.Stage(*stage), sweep.stages[stage])
+        case "fail":
+            Journal(store, "first").write("trial", trial=sweep.plan["trials"][0]["digest"], status="failed", error="x")
+        case "extend":
+            put_small(store, trials=3)
+        case "reduce":
+            put_small(store, trials=1)
+        case "damage the cache":
+            for kept in cache.iterdir():
+                kept.write_bytes(kept.read_bytes()[:-1])
+
+
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.sampled_from(CHANGES), st.integers(0, 11)), min_size=1, max_size=6))
+@example([(what, 0) for what in CHANGES])
+@example([(what, 1) for what in reversed(CHANGES)])
+def test_whatever_happens_to_a_store_a_kept_table_is_what_reading_all_of_it_gives(cache, done):
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(f"{folder}/runs")
+        sweep = put_small(store)
+        stages = sorted(sweep.stages)
+        for what, number in [("nothing", 0), *done]:
+            change(what, store, sweep, stages[number % len(stages)], cache)
+            found = results.load("first", storage=store.location)
+            assert_same(found, made_anew(store))
+
+
+def test_a_result_that_is_changed_while_it_is_read_is_in_the_next_table(cache, tmp_path, monkeypatch):
+    store = Store(tmp_path / "runs")
+    sweep = put_small(store)
+    stage = ("probe", sweep.plan["trials"][0]["cells"][0]["transfer"])
+    get, changed = Store.get, {**sweep.stages[stage], "test_accuracy": 0.123}
+
+    def overtaken(self, kind, digest):
+        found = get(self, kind, digest)
+        if (kind, digest) == stage:
+            store.put(sweeps.Stage(*stage), changed)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "get", overtaken)
+        assert 0.123 not in set(results.load("first", storage=store.location)["transfer_accuracy"])
+    assert 0.123 in set(results.load("first", storage=store.location)["transfer_accuracy"])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[:-1],
+        lambda content: content[:40] + bytes([content[40] ^ 1]) + content[41:],
+        lambda content: sealed(b"of another version"),
+        lambda content: sealed(content[32:].split(b"\n")[0] + b"\nno Parquet"),
+    ],
+    ids=["empty", "cut", "flipped", "another", "no-parquet"],
+)
+def test_a_damaged_kept_table_is_made_and_kept_anew(cache, tmp_path, monkeypatch, damage):
+    store = Store(tmp_path / "runs")
+    put_small(store)
+    before = results.load("first", storage=store.location)
+    (kept,) = cache.iterdir()
+    kept.write_bytes(damage(kept.read_bytes()))
+    assert_same(results.load("first", storage=store.location), before)
+    unread(monkeypatch)
+    assert_same(results.load("first", storage=store.location), before)
+
+
+def test_a_table_of_other_code_is_not_taken(cache, tmp_path, monkeypatch):
+    store = Store(tmp_path / "runs")
+    put_small(store)
+    results.load("first", storage=store.location)
+    monkeypatch.setattr(table_cache, "CODE", "of tomorrow")
+    unread(monkeypatch)
+    with pytest.raises(pytest.fail.Exception, match="a result was read"):
+        results.load("first", storage=store.location)
+
+
+def test_small_sweeps_and_files_written_just_now_are_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("BOTTLENECK_CACHE", str(tmp_path / "cache"))
+    store = Store(tmp_path / "runs")
+    put_small(store)
+    for limit, value in (("SETTLED_NS", 0), ("KEPT_FROM", 0)):
+        with monkeypatch.context() as patch:
+            patch.setattr(table_cache, limit, value)
+            results.load("first", storage=store.location)
+        assert not (tmp_path / "cache").exists()
+
+
+def test_tables_written_longest_ago_make_room_for_new_ones(cache, tmp_path, monkeypatch):
+    store = Store(tmp_path / "runs")
+    for name in ("a", "b", "c"):
+        sweeps.made_up(name, trials=1).put(store)
+    results.load("a", storage=store.location)
+    (first,) = cache.iterdir()
+    monkeypatch.setattr(table_cache, "KEPT_BYTES", int(2.5 * first.stat().st_size))
+    for name in ("b", "c"):
+        results.load(name, storage=store.location)
+    assert len(list(cache.iterdir())) == 2
+    assert not first.exists()
+    monkeypatch.setattr(table_cache, "KEPT_BYTES", 100)
+    results.load(storage=store.location)  # is larger than all that may be kept, and takes nothing else's place
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_a_cache_that_cannot_be_written_costs_time_and_nothing_else(cache, tmp_path):
+    store = Store(tmp_path / "runs")
+    put_small(store)
+    cache.parent.write_text("a file")
+    for _ in range(2):
+        assert_same(results.load("first", storage=store.location), made_anew(store))
+
+
+def test_readers_at_the_same_time_all_have_the_table_and_leave_one_file(cache, tmp_path):
+    store = Store(tmp_path / "runs")
+    put_small(store)
+    expected = made_anew(store)
+
+    def read(number):
+        if number % 3 == 0:
+            for kept in [file for file in cache.glob("*") if not file.name.startswith(".")]:
+                kept.unlink(missing_ok=True)
+        return results.load("first", storage=store.location)
+
+    with ThreadPoolExecutor(4) as threads:
+        for found in threads.map(read, range(12)):
+            assert_same(found, expected)
+    assert len(list(cache.iterdir())) <= 1
+
+
+def test_a_second_pass_over_a_thousand_trials_reads_no_result_again(tmp_path, monkeypatch):
+    store, read = Store(tmp_path / "runs"), Counter()
+    monkeypatch.setattr(store, "get", lambda kind, digest: read.update([digest]) or {"status": "ok"})
+    lookup = results.store_lookup(store)
+    for digest in [*range(4148)] * 2:
+        lookup("probe", str(digest))
+    assert set(read.values()) == {1}
