@@ -50,6 +50,7 @@ class State:
 
     def __post_init__(self) -> None:
         self._needed_by = Counter(digest for digests in self.needs.values() for digest in digests)
+        self._planned = set(self.to_do)  # stages that were missing, whoever has computed them since
         self._counting = threading.Lock()  # a search adds trials on one thread while others end on another
         self._left: Counter[str] = (
             Counter()
@@ -111,6 +112,7 @@ class State:
             self._needed_by.update(needs)
         self._add(cost for digest, cost in to_do.items() if digest not in self.to_do)
         self.to_do |= to_do
+        self._planned |= to_do.keys()
         self.stages += stages
         self.stored += stored
 
@@ -148,7 +150,7 @@ class State:
 
     def _computed(self, digest: str, seconds: float) -> None:
         self.computed += 1
-        self._on_the_way += digest not in self.to_do
+        self._on_the_way += digest not in self._planned
         workload, flops = self._settle(digest)
         if flops:
             self._finished[workload] = self._finished.get(workload, Speed(0.0, 0.0, 0)) + Speed(seconds, flops, 1)

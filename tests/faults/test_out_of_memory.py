@@ -123,11 +123,11 @@ from sklearn.datasets import load_digits
 
 
 def hungry():
-    "In a worker, which may have 160 MB more from now on: the batch alone is 16 MB."
+    "In a worker, which may have 110 MB more from now on: the batch alone is 16 MB."
     if any(argument.endswith("default_worker.py") for argument in sys.orig_argv):
         with open("/proc/self/status") as status:
             taken = int(next(line for line in status if line.startswith("VmSize")).split()[1]) * 1024
-        resource.setrlimit(resource.RLIMIT_AS, (taken + 160 * 2**20, -1))
+        resource.setrlimit(resource.RLIMIT_AS, (taken + 110 * 2**20, -1))
     found = load_digits()
     images, labels = (found.images * 15).astype("uint8"), found.target.astype("int64")
     return {"train": (images[:1200], labels[:1200]), "test": (images[1200:], labels[1200:])}

@@ -91,6 +91,14 @@ def test_stages_that_only_trials_at_their_end_needed_are_not_left_to_do(state):
     assert state.snapshot().left == 0
 
 
+def test_a_stage_is_heard_of_after_the_trial_that_alone_needed_it(state):
+    """Two workers share its stages out: the one that saw the last of them in the store may report first."""
+    state.trial_ended("a", "ok")
+    state.trial_progress("a+1", computed("q1", 1.0))
+    found = state.snapshot()
+    assert (found.stages_stored, found.left) == (3, 2)
+
+
 def test_time_left_is_unknown_then_from_what_trains_then_from_what_is_finished(state, clock):
     state.trial_started("a")
     state.trial_started("b")

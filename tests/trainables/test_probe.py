@@ -454,7 +454,7 @@ def test_few_dimensions_are_scikit_learn_s_principal_components(num_examples):
 def test_a_reduced_probe_does_not_see_what_lies_off_its_axes():
     features, labels = random_net_features()
     (found,) = ridge_path(features, labels, 10, [1e-2], dimensions=3)
-    standard = ((features - found.mean) / found.scale).float()
+    standard = (features - found.mean) / found.scale
     axes = torch.linalg.svd(standard, full_matrices=False).Vh[:3]
     assert torch.allclose(found.weight @ axes.T @ axes, found.weight, atol=1e-8)
 
