@@ -602,7 +602,9 @@ def change(what, store, sweep, stage, cache):
         case "put":
             store.put(sweeps.Stage(*stage), sweep.stages[stage])
         case "fail":
-            Journal(store, "first").write("trial", trial=sweep.plan["trials"][0]["digest"], status="failed", error="x")
+            journal = Journal(store, "first")
+            journal.start()
+            journal.write("trial", trial=sweep.plan["trials"][0]["digest"], status="failed", error="x")
         case "extend" | "reduce":  # the plan alone
             trials = 3 if what == "extend" else 1
             Journal(store, "first").write_plan(sweeps.TEXT, sweeps.made_up("first", trials, seeds=(0,)).plan)
