@@ -632,7 +632,7 @@ def _first_interrupt_ends_in_order(interrupted: threading.Event) -> Iterator[Non
 # Asking machines ------------------------------------------------------------------------------------------------------
 
 CLOCK_READINGS = 7  # of which the one with the shortest way there and back counts
-STRANGER_S = 20.0
+STRANGER_S = 60.0
 # A process that knows no token asks the cluster, as anyone on its network can.
 STRANGER = """
 import sys
