@@ -146,8 +146,9 @@ class Journal:
 
     def plan(self) -> dict[str, Any]:
         """What was planned last, and what a search has asked for since. Raises UnknownSweep."""
+        content = self._planned()
         try:
-            plan: dict[str, Any] = json.loads(self._planned())
+            plan: dict[str, Any] = json.loads(content)
         except (ValueError, RecursionError):
             plan = {}
         if not isinstance(plan, dict) or plan.get("sweep") != self.sweep:
