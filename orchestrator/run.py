@@ -190,7 +190,9 @@ def run(
             computed=state.computed,
             seconds=round(seconds, 3),
             trials=dict(trials),
-            shown=_shown(plan_json, text, outcome_rows, tracking_uri) if tracked.synced else None,
+            shown=_shown(plan_json, text, outcome_rows, tracking_uri)
+            if ended == "finished" and tracked.synced
+            else None,
         )
         published.write(ended)
         return Outcome(
@@ -217,7 +219,7 @@ def _as_it_was_left(
         before: what the driver before this one has written into the journal.
     """
     left = before[-1].get("shown") if before else None
-    if left is None or "report.html" not in store.names(f"sweeps/{plan['sweep']}"):
+    if left is None or not {"report.html", "results.parquet"} <= {*store.names(f"sweeps/{plan['sweep']}")}:
         return None
     rows = results.rows(plan, lookup, {})
     table = results.table(rows)
@@ -234,7 +236,7 @@ def _as_it_was_left(
 
 
 def _shown(plan: Mapping[str, Any], text: str, table: pd.DataFrame, tracking_uri: str) -> str:
-    """The SHA-256 of all that the report and MLflow show, and of where that is."""
+    """The SHA-256 of what the report and MLflow show, and of where that is. Curves go with their stages' digests."""
     database = database_of(tracking_uri)
     there = database.stat().st_ino if database and database.exists() else None
     what = [version("transfer-bottleneck"), plan, text, without_password(tracking_uri), there]
