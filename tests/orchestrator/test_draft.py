@@ -2,6 +2,7 @@
 
 import os
 import pty
+import select
 import signal
 import subprocess
 import time
@@ -200,7 +201,12 @@ def on_a_terminal(arguments, answers, folder):
             os.write(ours, f"{answer}\n".encode())
             shown += "\n"
     try:
-        while part := os.read(ours, 4096).decode():
+        while True:
+            if answers[-1][1] is None and not select.select([ours], [], [], 5)[0]:
+                child.send_signal(signal.SIGINT)  # pressed again: Python misses one just before it waits for a line
+                continue
+            if not (part := os.read(ours, 4096).decode()):
+                break
             shown += part
     except OSError:  # the terminal has no other end any more
         pass
