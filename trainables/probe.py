@@ -20,7 +20,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 import torch
@@ -31,9 +31,11 @@ from trainables.draws import permutation
 from trainables.optimizers import AdamW
 from trainables.spec import derive_seed
 
-TOLERANCE = 1e-6  # a probe's objective is within this share of its minimum
+TOLERANCE = 1e-6  # a probe's objective is within this share of its minimum, unless it is reached too slowly:
+SLOW = 1e-5  # where so many steps gain no more than this share, it is the end. Seen with 50,000 x 512 features and an
+SLOW_STEPS = 100  # L2 of 1e-6, where validation accuracies 1e-4 above the minimum differed by 0.01 points
 MAX_ITERATIONS = 20_000  # per L2; the most seen on principal axes is 543
-HISTORY = 20  # steps that L-BFGS remembers; 50 saved a twentieth to a fifth of the passes over the data, but no time
+HISTORY = 40  # steps that L-BFGS remembers; with 20, 20,000 x 512 features of 5 classes took 397 passes in place of 300
 
 # Above this many entries (2 GiB) the standardised features are kept in float32. Loss and gradient are then accurate to
 # seven digits, which for accuracies does not matter.
@@ -43,14 +45,21 @@ MAX_FLOAT64_ENTRIES = 2**28
 # they take 2 s on one core of a CPU and so does their Gram matrix over 10,000 examples, as long as 50 passes.
 MAX_AXES = 4096
 
-# Between the leading axes, for all classes together, the solver knows the curvature in full: so many coordinates at
-# most. For ten classes and 64 features that took 60 passes over 3000 examples in place of 425. With twice as many
-# coordinates 256 features took fewer passes still, but twice the time: a block costs the square of its size.
-BLOCK_SIZE = 660
-BLOCK_EXAMPLES = 8192  # and no more than twice as many: what the block is estimated on
+# Between the leading axes, for all classes together, the solver knows the curvature in full: for a few coordinates at
+# first, for twice as many each time that steps have cost as much as the next block does, and for so many at most.
+# For ten classes, 512 features of 50,000 examples and an L2 of 1e-4 that took 64 passes in place of 698.
+FIRST_BLOCK = 660
+MAX_BLOCK = 2560
+BLOCK_EXAMPLES = 16384  # what a block is estimated on; with half as many 2.5 times the passes at an L2 of 1e-6
+EVERY_EXAMPLE = 0.05  # of the mean chance to be drawn for the estimate is added to each example's
 BLOCK_ROUNDING = 16  # times the rounding error of its entries is added to its diagonal, scaled to 1
-BLOCK_PER_STEP = 30  # coordinates of a block that costs as much as a step; where steps are few, there is no block
+BLOCK_FLOPS = 2  # of a block cost as much as one of a step, which waits for memory
+STEP_FLOPS = 1e7  # what a step costs besides its passes over the data
 FREE_BLOCK = 2e7  # examples * coordinates^2: up to here a block costs no more than a step, so every step has one
+
+# So many entries are first solved in float32, where a pass over 50,000 x 512 features takes 0.4 of the time, and then
+# in float64, which ends it: a tenth to a third less for 3000 x 256 to 20,000 x 256, and a tenth more for 1000 x 64.
+SINGLE_ENTRIES = 2**18
 
 # On a CPU the loss and its gradient are computed on blocks of so many entries (4 MiB), which are still in the cache
 # when they are read for the second time: 20,000 x 256 features took 16 to 21 ms, against 24 to 56 ms in one piece.
@@ -202,13 +211,14 @@ def fit_path(
     mean, scale = _standardisation(features)
     classes, targets = torch.unique(labels.long(), return_inverse=True)
     problem = _pose(features, mean, scale, targets, dimensions)
+    stages = [problem] if problem.design.numel() < SINGLE_ENTRIES else [problem.single(), problem]
     absent_bias = -math.log(len(labels) + 1)
     probes = {}
     weight = problem.frequencies(len(classes))
-    patience = problem.leading * len(classes) // BLOCK_PER_STEP
+    known = None
     for l2 in sorted(l2s, reverse=True):
-        weight, steps = _minimise(problem, weight, l2, patience)
-        patience = 0 if steps > patience else patience  # what needs the block once needs it under a weaker L2 too
+        for stage in stages:
+            weight, known = _minimise(stage, weight.to(stage.design), l2, known)
         on_features = weight[:, :-1] if problem.axes is None else weight[:, :-1] @ problem.axes.T
         probes[l2] = Probe(
             weight=_for_all(classes, num_classes, on_features, absent=0.0),
@@ -554,49 +564,76 @@ class _Problem:
         """C."""
         return int(self.targets.max()) + 1
 
-    @property
-    def leading(self) -> int:
-        """How many of the last coordinates have a block in the curvature, for all classes together."""
-        return min(self.design.shape[1], BLOCK_SIZE // self.num_classes)
+    def single(self) -> _Problem:
+        """The same in float32."""
+        return replace(self, design=self.design.float())
+
+    def more(self, leading: int) -> int:
+        """The number of leading axes, the bias among them, of the block that comes after one of `leading`."""
+        wanted = max(2 * leading, FIRST_BLOCK // self.num_classes)
+        return min(wanted, self.design.shape[1], MAX_BLOCK // self.num_classes)
+
+    def block_steps(self, leading: int) -> float:
+        """How many steps cost as much as a block of so many leading axes."""
+        examples, coordinates = self.design.shape
+        block = min(examples, BLOCK_EXAMPLES) * (leading * self.num_classes) ** 2
+        step = STEP_FLOPS + 4 * examples * coordinates * self.num_classes
+        return block / BLOCK_FLOPS / (step * self.design.element_size() / 4)
 
     @property
     def is_small(self) -> bool:
         """Whether every step can have the whole curvature, which costs no more than the step."""
         examples, coordinates = self.design.shape
         whole = coordinates * self.num_classes
-        return whole <= BLOCK_SIZE and examples * whole**2 <= FREE_BLOCK
+        return whole <= FIRST_BLOCK and examples * whole**2 <= FREE_BLOCK
 
     def curvature(self, weight: Tensor, penalty: Tensor, leading: int) -> _Curvature:
         """The Hessian of the objective at (C, R + 1) weights, nearly; `penalty` (R + 1,) is the penalty's part of it.
 
-        Between the last `leading` coordinates of all classes it is what BLOCK_EXAMPLES examples or more say. For the
-        others it is the diagonal, with the classes' and examples' p (1 - p) averaged.
+        Between the last `leading` coordinates of all classes it is what BLOCK_EXAMPLES examples say: those that
+        are not yet certain, most of all. For the others it is the diagonal.
         """
-        rows = self.design[:: max(1, len(self.design) // BLOCK_EXAMPLES)]
-        probability = (rows @ weight.T).softmax(1)  # (n, C)
-        average = (probability * (1 - probability)).mean().clamp_min(1e-10)
-        diagonal = average * rows.square().mean(0) + penalty
+        rows, shares, probability = self._telling(weight)
+        uncertain = (probability * (1 - probability)).clamp_min(1e-10)
+        diagonal = (shares * uncertain) @ rows.square() + penalty  # (C, R + 1)
         if not leading:
             return _Curvature(diagonal, None)
         precision = weight.dtype if self.is_small else torch.float32
-        hessian = _hessian(rows[:, -leading:].to(precision), probability.to(precision)).to(weight)
+        weighted = rows[:, -leading:].to(precision) * shares.sqrt().to(precision)[:, None]
+        hessian = _hessian(weighted, probability.T.to(precision))
         hessian.diagonal().add_(penalty[-leading:].repeat(len(weight)))
         # What is added to all classes alike changes no probability, and no gradient has such a part: any curvature
         # will do there, but none at all would leave the matrix singular.
         blocks = hessian.view(len(weight), leading, len(weight), leading)
-        blocks.diagonal(dim1=1, dim2=3).add_(diagonal[-leading:])
+        blocks.diagonal(dim1=1, dim2=3).add_(diagonal[:, -leading:].mean(0))
         scale = hessian.diagonal().rsqrt()
-        scaled = scale[:, None] * hessian * scale
-        scaled.diagonal().add_(BLOCK_ROUNDING * torch.finfo(precision).eps)
-        factor, failed = torch.linalg.cholesky_ex(scaled)
-        return _Curvature(diagonal, None if failed else factor / scale[:, None])
+        hessian.mul_(scale[:, None]).mul_(scale)
+        hessian.diagonal().add_(BLOCK_ROUNDING * torch.finfo(precision).eps)
+        factor, failed = torch.linalg.cholesky_ex(hessian)
+        return _Curvature(diagonal, None if failed else factor.div_(scale[:, None]))
+
+    def _telling(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(n, R + 1) examples, (n,) what each counts in a mean over all, and (C, n) its probabilities.
+
+        All of them, or BLOCK_EXAMPLES drawn in equal steps along the sum of p (1 - p), to which each is divided again.
+        """
+        probability = (weight @ self.design.T).softmax(0)
+        count = len(self.design)
+        if count <= BLOCK_EXAMPLES:
+            return self.design, weight.new_full((count,), 1 / count), probability
+        chance = (probability * (1 - probability)).sum(0, dtype=torch.float64)
+        chance += EVERY_EXAMPLE * chance.mean()
+        chance /= chance.sum()
+        places = (torch.arange(BLOCK_EXAMPLES).to(chance) + 0.5) / BLOCK_EXAMPLES
+        drawn = torch.searchsorted(chance.cumsum(0), places).clamp_(max=count - 1)
+        return self.design[drawn], (1 / (BLOCK_EXAMPLES * count * chance[drawn])).to(weight), probability[:, drawn]
 
 
 @dataclass(frozen=True, eq=False)
 class _Curvature:
     """A symmetric positive matrix of (C, R + 1) weights: diagonal, but for the last coordinates of all classes."""
 
-    diagonal: Tensor  # (R + 1,), for every class
+    diagonal: Tensor  # (C, R + 1)
     factor: Tensor | None  # (C K, C K) lower triangular, of the block of the last K coordinates; None: no block
 
     def solve(self, gradient: Tensor) -> Tensor:
@@ -604,22 +641,27 @@ class _Curvature:
         found = gradient / self.diagonal
         if self.factor is not None:
             leading = len(self.factor) // len(gradient)
-            part = gradient[:, -leading:].reshape(-1, 1)
-            found[:, -leading:] = torch.cholesky_solve(part, self.factor).view(len(gradient), leading)
+            part = gradient[:, -leading:].reshape(-1, 1).to(self.factor)
+            # Not cholesky_solve, which takes 12 times as long for 5130 coordinates.
+            part = torch.linalg.solve_triangular(self.factor, part, upper=False)
+            part = torch.linalg.solve_triangular(self.factor.T, part, upper=True)
+            found[:, -leading:] = part.view(len(gradient), leading)
         return found
 
 
 def _hessian(rows: Tensor, probability: Tensor) -> Tensor:
-    """(C K, C K) Hessian of the mean cross-entropy of (n, K) rows with (n, C) probabilities."""
+    """(C K, C K) sum over examples of the Hessian of the cross-entropy of (n, K) rows with (n, C) probabilities."""
     weighted = (probability[:, :, None] * rows[:, None]).flatten(1)  # (n, C K)
     hessian = rows.new_zeros(weighted.shape[1], weighted.shape[1])
     for start in range(0, len(hessian), 256):  # the lower half of it, in blocks wide enough for a fast product
         columns = slice(start, start + 256)
-        hessian[start:, columns] = -(weighted[:, start:].T @ weighted[:, columns])
+        below = -(weighted[:, start:].T @ weighted[:, columns])
+        hessian[start:, columns] = below
+        hessian[columns, start:] = below.T
     classes, size = probability.shape[1], rows.shape[1]
     own = hessian.view(classes, size, classes, size).diagonal(dim1=0, dim2=2)  # (K, K, C)
     own.add_((weighted.T @ rows).view(classes, size, size).movedim(0, 2))
-    return (hessian.tril() + hessian.tril(-1).T).div_(len(rows))
+    return hessian
 
 
 def _pose(features: Tensor, mean: Tensor, scale: Tensor, targets: Tensor, dimensions: int | None) -> _Problem:
@@ -647,13 +689,28 @@ def _principal_axes(standard: Tensor, dimensions: int | None = None) -> Tensor:
 # --- Its solution: L-BFGS (Nocedal & Wright, Numerical Optimization, algorithm 7.5), or Newton's steps. ---
 
 
-def _minimise(problem: _Problem, start: Tensor, l2: float, patience: int) -> tuple[Tensor, int]:
-    """(C, R + 1) weights whose objective is within TOLERANCE of the minimum, relative to it; and the steps to them.
+@dataclass(eq=False)
+class _Known:
+    """What the solver has learned of the objective with one L2, in float32 or in float64."""
+
+    l2: float
+    curvature: _Curvature
+    wanted: int  # the leading axes of its block, whether or not it has a factor
+    age: int  # the steps since
+    history: deque[tuple[Tensor, Tensor, Tensor]]  # steps since, changes of the gradient over them, 1 / their products
+
+
+def _minimise(problem: _Problem, start: Tensor, l2: float, known: _Known | None) -> tuple[Tensor, _Known]:
+    """(C, R + 1) weights whose objective is within TOLERANCE of the minimum, relative to it.
 
     Minimised over the bias, the objective is l2-strongly convex, so it is at most ||gradient||^2 / (2 l2) above its
-    minimum; the bias's gradient counts with the curvature there in place of l2, if that is lower. In float32 rounding
-    can keep the gradient from falling that low; the end is then when the next step promises less than the rounding
-    error of the objective.
+    minimum; the bias's gradient counts with the curvature there in place of l2, if that is lower. Under a weak penalty
+    that can be a hundred times too much, and so it is the end as well when SLOW_STEPS have gained no more than SLOW. In
+    float32 rounding can keep the gradient from falling that low; the end is then when the next step promises less than
+    the rounding error of the objective.
+
+    `known` is what it returned for the same problem in float32, or for the next stronger L2: what needs a block once
+    needs it under a weaker L2 too.
     """
     penalty = torch.full_like(start[0], l2)
     penalty[-1] = 0  # the bias
@@ -662,34 +719,42 @@ def _minimise(problem: _Problem, start: Tensor, l2: float, patience: int) -> tup
         loss, gradient = problem.loss(weight)
         return float(loss + (penalty * weight.square()).sum() / 2), gradient.addcmul_(penalty, weight)
 
-    rounding, leading, newton = torch.finfo(start.dtype).eps, problem.leading, problem.is_small
-    curvature = problem.curvature(start, penalty, 0)
+    def learn(weight: Tensor, leading: int) -> _Known:
+        return _Known(l2, problem.curvature(weight, penalty, leading), leading, 0, deque(maxlen=HISTORY))
+
+    if known is None or known.l2 != l2:
+        known = learn(start, known.wanted if known and not problem.is_small else 0)
+    known.history = deque(((s.to(start), c.to(start), i.to(start)) for s, c, i in known.history), maxlen=HISTORY)
     convexity = torch.full_like(penalty, l2)
-    convexity[-1].clamp_(max=curvature.diagonal[-1])
-    history: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=HISTORY)
+    convexity[-1].clamp_(max=known.curvature.diagonal[:, -1].min())
+    rounding = torch.finfo(start.dtype).eps
     weight, (value, gradient) = start, evaluate(start)
-    for steps in range(MAX_ITERATIONS):
-        if (gradient.square() / convexity).sum() / 2 <= TOLERANCE * value:
-            return weight, steps
-        if steps == patience or newton:
-            curvature = problem.curvature(weight, penalty, leading)
-            if curvature.factor is not None:
-                history.clear()
-        direction = _quasi_newton(gradient, history, curvature)
+    values = deque([math.inf] * SLOW_STEPS, maxlen=SLOW_STEPS)
+    for _ in range(MAX_ITERATIONS):
+        if (gradient.square() / convexity).sum() / 2 <= TOLERANCE * value or values[0] - value <= SLOW * value:
+            return weight, known
+        more = problem.more(known.wanted)
+        if problem.is_small or (more > known.wanted and known.age >= problem.block_steps(more)):
+            known.curvature, known.wanted, known.age = problem.curvature(weight, penalty, more), more, 0
+            if problem.is_small:  # Newton's own step is better than what was learned on the way
+                known.history.clear()
+        direction = _quasi_newton(gradient, known.history, known.curvature)
         slope = float(_inner(gradient, direction))
         if -slope <= rounding * value:
-            return weight, steps
+            return weight, known
         found = _line_search(evaluate, weight, direction, value, slope, 4 * rounding * value)
         if found is None:
-            return weight, steps
+            return weight, known
         step, value, next_gradient = found
         change = next_gradient - gradient
         product = _inner(step, change)
         if product > 0:
-            history.append((step, change, 1 / product))
+            known.history.append((step, change, 1 / product))
         weight, gradient = weight + step, next_gradient
+        known.age += 1
+        values.append(value)
     warnings.warn(f"a probe with l2 {l2:g} has not converged in {MAX_ITERATIONS} steps", stacklevel=3)
-    return weight, MAX_ITERATIONS
+    return weight, known
 
 
 def _quasi_newton(gradient: Tensor, history: Sequence[tuple[Tensor, Tensor, Tensor]], curvature: _Curvature) -> Tensor:

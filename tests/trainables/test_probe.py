@@ -161,8 +161,10 @@ def test_the_whole_path_is_that_of_scikit_learn_with_the_same_choice_and_the_sam
         ("MAX_AXES", 0),
         ("MAX_FLOAT64_ENTRIES", 0),
         ("BLOCK_ENTRIES", 5000),
-        ("BLOCK_SIZE", 0),  # the curvature's diagonal alone, as where there are thousands of classes
-        ("BLOCK_SIZE", 100),  # a block of some of the axes
+        ("SINGLE_ENTRIES", 0),  # in float32 first
+        ("FIRST_BLOCK", 0),  # the curvature's diagonal alone, as where there are thousands of classes
+        ("FIRST_BLOCK", 100),  # a block of some of the axes, and larger ones
+        ("MAX_BLOCK", 100),  # no larger ones
         ("BLOCK_EXAMPLES", 300),  # estimated on some of the examples
         ("BLOCK_ROUNDING", -1e9),  # a block without a factor: the diagonal alone
         ("FREE_BLOCK", 0.0),  # never a block of every step's own
@@ -175,6 +177,20 @@ def test_other_ways_lead_to_the_same_minimum(monkeypatch, name, value):
     monkeypatch.setattr(probe, name, value)
     for a, b in zip(usual, fit_path(features, labels, 10, L2S), strict=True):
         assert objective(b, features, labels) == pytest.approx(objective(a, features, labels), rel=1e-4)
+
+
+def test_it_ends_where_many_steps_gain_nearly_nothing(monkeypatch):
+    features, labels = random_net_features()
+    passes = []
+    loss = probe._Problem.loss
+    monkeypatch.setattr(probe._Problem, "loss", lambda problem, weight: passes.append(1) or loss(problem, weight))
+    (usual,) = fit_path(features, labels, 10, [1e-5])
+    patient = len(passes)
+    monkeypatch.setattr(probe, "SLOW_STEPS", 3)
+    monkeypatch.setattr(probe, "SLOW", 1e-2)
+    (early,) = fit_path(features, labels, 10, [1e-5])
+    assert len(passes) - patient < patient
+    assert objective(usual, features, labels) < objective(early, features, labels)
 
 
 def test_large_data_is_solved_for_in_float32(monkeypatch):
