@@ -55,6 +55,7 @@ EVERY_EXAMPLE = 0.05  # of the mean chance to be drawn for the estimate is added
 BLOCK_ROUNDING = 16  # times the rounding error of its entries is added to its diagonal, scaled to 1
 BLOCK_FLOPS = 2  # of a block cost as much as one of a step, which waits for memory
 STEP_FLOPS = 1e7  # what a step costs besides its passes over the data
+STALE = 4  # times the steps that it costs, and the largest block is made anew
 FREE_BLOCK = 2e7  # examples * coordinates^2: up to here a block costs no more than a step, so every step has one
 
 # So many entries are first solved in float32, where a pass over 50,000 x 512 features takes 0.4 of the time, and then
@@ -210,13 +211,14 @@ def fit_path(
     _check_fit(features, labels, num_classes, l2s, dimensions)
     mean, scale = _standardisation(features)
     classes, targets = torch.unique(labels.long(), return_inverse=True)
-    problem = _pose(features, mean, scale, targets, dimensions)
-    stages = [problem] if problem.design.numel() < SINGLE_ENTRIES else [problem.single(), problem]
+    problem = _pose(features, mean, scale, targets, len(classes), dimensions)
+    rough = problem.design.numel() >= SINGLE_ENTRIES and problem.design.dtype == torch.float64
+    stages = [problem.single(), problem] if rough else [problem]
     absent_bias = -math.log(len(labels) + 1)
     probes = {}
-    weight = problem.frequencies(len(classes))
+    weight = problem.frequencies()
     known = None
-    for l2 in sorted(l2s, reverse=True):
+    for l2 in sorted(set(l2s), reverse=True):
         for stage in stages:
             weight, known = _minimise(stage, weight.to(stage.design), l2, known)
         on_features = weight[:, :-1] if problem.axes is None else weight[:, :-1] @ problem.axes.T
@@ -535,22 +537,21 @@ class _Problem:
 
     design: Tensor  # (N, R + 1) the examples' coordinates, and a last column of ones, whose weights are the bias
     axes: Tensor | None  # (D, R) orthonormal axes of the coordinates; None: the features themselves
-    targets: Tensor  # (N,) in [0, C), C here the classes that occur
+    targets: Tensor  # (N,) in [0, C)
+    num_classes: int  # C, here the classes that occur
 
-    def frequencies(self, num_classes: int) -> Tensor:
+    def frequencies(self) -> Tensor:
         """(C, R + 1) weights that predict the classes' frequencies for every example: the minimum for infinite L2."""
-        weight = self.design.new_zeros(num_classes, self.design.shape[1])
-        bias = torch.bincount(self.targets, minlength=num_classes).to(weight).log()
+        weight = self.design.new_zeros(self.num_classes, self.design.shape[1])
+        bias = torch.bincount(self.targets, minlength=self.num_classes).to(weight).log()
         weight[:, -1] = bias - bias.mean()
         return weight
 
     def loss(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """The mean cross-entropy of (C, R + 1) weights and, from the same pass over the data, its gradient."""
-        size = len(self.design)
-        if self.design.device.type == "cpu":
-            size = max(1, BLOCK_ENTRIES // self.design.shape[1])
         loss, gradient = weight.new_zeros(()), torch.zeros_like(weight)
-        for rows, targets in zip(torch.split(self.design, size), torch.split(self.targets, size), strict=True):
+        blocks = torch.split(self.design, self.block_examples)
+        for rows, targets in zip(blocks, torch.split(self.targets, self.block_examples), strict=True):
             log_probability = (weight @ rows.T).log_softmax(0)  # (C, n)
             target = targets[None]
             loss -= log_probability.gather(0, target).sum()
@@ -560,15 +561,15 @@ class _Problem:
         return loss / len(self.design), gradient / len(self.design)
 
     @property
-    def num_classes(self) -> int:
-        """C."""
-        return int(self.targets.max()) + 1
+    def block_examples(self) -> int:
+        """How many examples a pass over the data takes at a time."""
+        return max(1, BLOCK_ENTRIES // self.design.shape[1]) if self.design.device.type == "cpu" else len(self.design)
 
     def single(self) -> _Problem:
         """The same in float32."""
         return replace(self, design=self.design.float())
 
-    def more(self, leading: int) -> int:
+    def next_leading(self, leading: int) -> int:
         """The number of leading axes, the bias among them, of the block that comes after one of `leading`."""
         wanted = max(2 * leading, FIRST_BLOCK // self.num_classes)
         return min(wanted, self.design.shape[1], MAX_BLOCK // self.num_classes)
@@ -593,9 +594,9 @@ class _Problem:
         Between the last `leading` coordinates of all classes it is what BLOCK_EXAMPLES examples say: those that
         are not yet certain, most of all. For the others it is the diagonal.
         """
-        rows, shares, probability = self._telling(weight)
-        uncertain = (probability * (1 - probability)).clamp_min(1e-10)
-        diagonal = (shares * uncertain) @ rows.square() + penalty  # (C, R + 1)
+        rows, shares = self._sample(weight)
+        probability = (weight @ rows.T).softmax(0)  # (C, n)
+        diagonal = (shares * _uncertainty(probability)) @ rows.square() + penalty  # (C, R + 1)
         if not leading:
             return _Curvature(diagonal, None)
         precision = weight.dtype if self.is_small else torch.float32
@@ -612,21 +613,24 @@ class _Problem:
         factor, failed = torch.linalg.cholesky_ex(hessian)
         return _Curvature(diagonal, None if failed else factor.div_(scale[:, None]))
 
-    def _telling(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(n, R + 1) examples, (n,) what each counts in a mean over all, and (C, n) its probabilities.
+    def _sample(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, R + 1) examples, and (n,) what each counts in a mean over all of them: they have sum 1, nearly.
 
-        All of them, or BLOCK_EXAMPLES drawn in equal steps along the sum of p (1 - p), to which each is divided again.
+        All examples, or BLOCK_EXAMPLES in equal steps along the sum of their chances, which are as p (1 - p) summed
+        over the classes, and EVERY_EXAMPLE. Each counts the inverse of its chance.
         """
-        probability = (weight @ self.design.T).softmax(0)
         count = len(self.design)
         if count <= BLOCK_EXAMPLES:
-            return self.design, weight.new_full((count,), 1 / count), probability
-        chance = (probability * (1 - probability)).sum(0, dtype=torch.float64)
+            return self.design, weight.new_full((count,), 1 / count)
+        blocks = torch.split(self.design, self.block_examples)
+        uncertain = torch.cat([_uncertainty((weight @ rows.T).softmax(0)).sum(0) for rows in blocks])
+        chance = uncertain.cpu().double()  # on the CPU, where a running sum is the same every time
         chance += EVERY_EXAMPLE * chance.mean()
         chance /= chance.sum()
         places = (torch.arange(BLOCK_EXAMPLES).to(chance) + 0.5) / BLOCK_EXAMPLES
         drawn = torch.searchsorted(chance.cumsum(0), places).clamp_(max=count - 1)
-        return self.design[drawn], (1 / (BLOCK_EXAMPLES * count * chance[drawn])).to(weight), probability[:, drawn]
+        counts = 1 / (BLOCK_EXAMPLES * count * chance[drawn])
+        return self.design[drawn.to(weight.device)], counts.to(weight)
 
 
 @dataclass(frozen=True, eq=False)
@@ -637,7 +641,10 @@ class _Curvature:
     factor: Tensor | None  # (C K, C K) lower triangular, of the block of the last K coordinates; None: no block
 
     def solve(self, gradient: Tensor) -> Tensor:
-        """(C, R + 1): the inverse times the gradient."""
+        """(C, R + 1): the inverse times the gradient, less what is added to all classes alike.
+
+        That changes no probability, and a gradient has no such part where the weights have none, as at the start.
+        """
         found = gradient / self.diagonal
         if self.factor is not None:
             leading = len(self.factor) // len(gradient)
@@ -646,7 +653,12 @@ class _Curvature:
             part = torch.linalg.solve_triangular(self.factor, part, upper=False)
             part = torch.linalg.solve_triangular(self.factor.T, part, upper=True)
             found[:, -leading:] = part.view(len(gradient), leading)
-        return found
+        return found - found.mean(0)
+
+
+def _uncertainty(probability: Tensor) -> Tensor:
+    """p (1 - p), and a little where there is none."""
+    return (probability * (1 - probability)).clamp_min_(1e-10)
 
 
 def _hessian(rows: Tensor, probability: Tensor) -> Tensor:
@@ -664,12 +676,14 @@ def _hessian(rows: Tensor, probability: Tensor) -> Tensor:
     return hessian
 
 
-def _pose(features: Tensor, mean: Tensor, scale: Tensor, targets: Tensor, dimensions: int | None) -> _Problem:
+def _pose(
+    features: Tensor, mean: Tensor, scale: Tensor, targets: Tensor, num_classes: int, dimensions: int | None
+) -> _Problem:
     standard = (features.to(mean.dtype) - mean).div_(scale)
     wanted = dimensions is not None or min(standard.shape) <= MAX_AXES
     axes = _principal_axes(standard, dimensions) if wanted else None
     coordinates = standard if axes is None else standard @ axes
-    return _Problem(F.pad(coordinates, (0, 1), value=1.0), axes, targets)
+    return _Problem(F.pad(coordinates, (0, 1), value=1.0), axes, targets, num_classes)
 
 
 def _principal_axes(standard: Tensor, dimensions: int | None = None) -> Tensor:
@@ -697,7 +711,8 @@ class _Known:
     curvature: _Curvature
     wanted: int  # the leading axes of its block, whether or not it has a factor
     age: int  # the steps since
-    history: deque[tuple[Tensor, Tensor, Tensor]]  # steps since, changes of the gradient over them, 1 / their products
+    history: deque[tuple[Tensor, Tensor, Tensor]]  # steps, changes of the gradient over them, 1 / their products
+    values: deque[float]  # of the objective before each of the last SLOW_STEPS steps
 
 
 def _minimise(problem: _Problem, start: Tensor, l2: float, known: _Known | None) -> tuple[Tensor, _Known]:
@@ -720,23 +735,27 @@ def _minimise(problem: _Problem, start: Tensor, l2: float, known: _Known | None)
         return float(loss + (penalty * weight.square()).sum() / 2), gradient.addcmul_(penalty, weight)
 
     def learn(weight: Tensor, leading: int) -> _Known:
-        return _Known(l2, problem.curvature(weight, penalty, leading), leading, 0, deque(maxlen=HISTORY))
+        values = deque([math.inf] * SLOW_STEPS, maxlen=SLOW_STEPS)
+        return _Known(l2, problem.curvature(weight, penalty, leading), leading, 0, deque(maxlen=HISTORY), values)
 
+    newton = problem.is_small
     if known is None or known.l2 != l2:
-        known = learn(start, known.wanted if known and not problem.is_small else 0)
+        known = learn(start, known.wanted if known and not newton else 0)
     known.history = deque(((s.to(start), c.to(start), i.to(start)) for s, c, i in known.history), maxlen=HISTORY)
     convexity = torch.full_like(penalty, l2)
     convexity[-1].clamp_(max=known.curvature.diagonal[:, -1].min())
     rounding = torch.finfo(start.dtype).eps
     weight, (value, gradient) = start, evaluate(start)
-    values = deque([math.inf] * SLOW_STEPS, maxlen=SLOW_STEPS)
     for _ in range(MAX_ITERATIONS):
-        if (gradient.square() / convexity).sum() / 2 <= TOLERANCE * value or values[0] - value <= SLOW * value:
+        bound = (gradient.square() / convexity).sum() / 2
+        if bound <= TOLERANCE * value or known.values[0] - value <= SLOW * value:
             return weight, known
-        more = problem.more(known.wanted)
-        if problem.is_small or (more > known.wanted and known.age >= problem.block_steps(more)):
-            known.curvature, known.wanted, known.age = problem.curvature(weight, penalty, more), more, 0
-            if problem.is_small:  # Newton's own step is better than what was learned on the way
+        known.values.append(value)
+        leading = problem.next_leading(known.wanted)
+        patience = problem.block_steps(leading) * (1 if leading > known.wanted else STALE)
+        if newton or known.age >= patience > 0:
+            known.curvature, known.wanted, known.age = problem.curvature(weight, penalty, leading), leading, 0
+            if newton:  # its own step is better than what was learned on the way
                 known.history.clear()
         direction = _quasi_newton(gradient, known.history, known.curvature)
         slope = float(_inner(gradient, direction))
@@ -752,7 +771,6 @@ def _minimise(problem: _Problem, start: Tensor, l2: float, known: _Known | None)
             known.history.append((step, change, 1 / product))
         weight, gradient = weight + step, next_gradient
         known.age += 1
-        values.append(value)
     warnings.warn(f"a probe with l2 {l2:g} has not converged in {MAX_ITERATIONS} steps", stacklevel=3)
     return weight, known
 

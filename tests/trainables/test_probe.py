@@ -179,6 +179,71 @@ def test_other_ways_lead_to_the_same_minimum(monkeypatch, name, value):
         assert objective(b, features, labels) == pytest.approx(objective(a, features, labels), rel=1e-4)
 
 
+def passes_over_the_data(monkeypatch, **settings) -> int:
+    """How many a path on the features of an untrained network takes."""
+    features, labels = random_net_features()
+    passes = []
+    with monkeypatch.context() as patched:
+        loss = probe._Problem.loss
+        patched.setattr(probe._Problem, "loss", lambda problem, weight: passes.append(1) or loss(problem, weight))
+        for name, value in settings.items():
+            patched.setattr(probe, name, value)
+        fit_path(features, labels, 10, L2S)
+    return len(passes)
+
+
+def test_a_block_of_curvature_saves_passes_also_when_it_is_estimated(monkeypatch):
+    diagonal = passes_over_the_data(monkeypatch, FIRST_BLOCK=0)
+    assert passes_over_the_data(monkeypatch) < diagonal * 2 / 3
+    assert passes_over_the_data(monkeypatch, BLOCK_EXAMPLES=900) < diagonal * 2 / 3
+
+
+def posed(features: Tensor, labels: Tensor) -> probe._Problem:
+    mean, scale = probe._standardisation(features)
+    return probe._pose(features, mean, scale, labels, int(labels.max()) + 1, None)
+
+
+@pytest.mark.parametrize("leading", [5, 3])
+def test_the_block_is_the_hessian_and_what_is_added_to_all_classes_alike(leading):
+    problem = posed(*blobs(num_examples=20))
+    weight = torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    penalty = torch.tensor([0.1, 0.1, 0.1, 0.1, 0.0], dtype=torch.float64)
+    curvature = problem.curvature(weight, penalty, leading)
+
+    def objective(at: Tensor) -> Tensor:
+        return F.cross_entropy(problem.design @ at.T, problem.targets) + (penalty * at.square()).sum() / 2
+
+    hessian = torch.autograd.functional.hessian(objective, weight)  # (C, R + 1, C, R + 1)
+    alike = torch.diag(curvature.diagonal[:, -leading:].mean(0)).expand(3, 3, leading, leading).transpose(1, 2)
+    expected = (hessian[:, -leading:, :, -leading:] + alike).reshape(3 * leading, 3 * leading)
+    torch.testing.assert_close(curvature.factor @ curvature.factor.T, expected, rtol=1e-4, atol=1e-6)
+    own = hessian.diagonal(dim1=0, dim2=2).diagonal(dim1=0, dim2=1)  # (C, R + 1)
+    torch.testing.assert_close(curvature.diagonal, own)
+
+
+def test_examples_drawn_for_a_block_stand_for_all(monkeypatch):
+    problem = posed(*random_net_features())
+    (found,) = fit_path(*random_net_features(), 10, [1e-3])
+    weight = torch.cat([found.weight @ problem.axes, found.bias[:, None]], 1)
+    everything = problem.curvature(weight, torch.zeros_like(weight[0]), 0).diagonal
+    monkeypatch.setattr(probe, "BLOCK_EXAMPLES", 600)
+    rows, counts = problem._sample(weight)
+    assert rows.shape == (600, problem.design.shape[1])
+    assert float(counts.sum()) == pytest.approx(1, abs=0.1)
+    drawn = problem.curvature(weight, torch.zeros_like(weight[0]), 0).diagonal
+    assert float(drawn.sum() / everything.sum()) == pytest.approx(1, abs=0.05)
+
+
+def test_nothing_is_added_to_all_classes_alike(monkeypatch):
+    monkeypatch.setattr(probe, "FIRST_BLOCK", 0)
+    features, labels = blobs(400, 12, 5)
+    rare = labels >= 3
+    keep = ~rare | (torch.arange(400) % 50 < 5)
+    for found in fit_path(features[keep], labels[keep], 5, L2S):
+        assert abs(float(found.bias.mean())) < 1e-9
+        assert float(found.weight.mean(0).abs().max()) < 1e-9
+
+
 def test_it_ends_where_many_steps_gain_nearly_nothing(monkeypatch):
     features, labels = random_net_features()
     passes = []
@@ -293,7 +358,9 @@ def test_a_class_without_training_examples_is_never_predicted_and_leaves_the_oth
         assert torch.equal(a.weight, b.weight[[0, 2, 3]])
 
 
-def test_with_a_single_class_the_probe_always_says_that_class():
+@pytest.mark.parametrize("sampled", [16384, 10])
+def test_with_a_single_class_the_probe_always_says_that_class(monkeypatch, sampled):
+    monkeypatch.setattr(probe, "BLOCK_EXAMPLES", sampled)
     (found,) = fit_path(blobs()[0], torch.full((60,), 2), 3, [1e-3])
     assert found.weight.abs().max() == 0
     assert set(found.logits(blobs(seed=1)[0]).argmax(1).tolist()) == {2}
