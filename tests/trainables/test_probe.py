@@ -245,17 +245,8 @@ def test_nothing_is_added_to_all_classes_alike(monkeypatch):
 
 
 def test_it_ends_where_many_steps_gain_nearly_nothing(monkeypatch):
-    features, labels = random_net_features()
-    passes = []
-    loss = probe._Problem.loss
-    monkeypatch.setattr(probe._Problem, "loss", lambda problem, weight: passes.append(1) or loss(problem, weight))
-    (usual,) = fit_path(features, labels, 10, [1e-5])
-    patient = len(passes)
-    monkeypatch.setattr(probe, "SLOW_STEPS", 3)
-    monkeypatch.setattr(probe, "SLOW", 1e-2)
-    (early,) = fit_path(features, labels, 10, [1e-5])
-    assert len(passes) - patient < patient
-    assert objective(usual, features, labels) < objective(early, features, labels)
+    usual = passes_over_the_data(monkeypatch)
+    assert passes_over_the_data(monkeypatch, SLOW_STEPS=3, SLOW=1e-2) < usual
 
 
 def test_large_data_is_solved_for_in_float32(monkeypatch):
