@@ -30,6 +30,8 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Ray's workers give way to everything else on the machine: here to what it is measured against, and to the driver.
 os.environ.setdefault("RAY_worker_niceness", "0")
+# Images often set it, and every process would then compile all that it imports: 0.4 s more for `plan` of a sweep.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 ROOT = Path(__file__).parents[1]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 

@@ -26,7 +26,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it matrix products on a GPU may differ
 
 from trainables import capture, guides
-from trainables.architectures import Network, build, is_torchvision
+from trainables.architectures import Network, build, is_torchvision, layout_of
 from trainables.components import ComponentData
 from trainables.deficits import DEFICITS
 from trainables.feed import Feed
@@ -103,7 +103,7 @@ def pretrain(
     network = build(spec.architecture, mixture.num_classes, spec.seed)
     if not spec.steps or not mixture.shares:
         return Pretrained(network, (), 0.0, 0)
-    layout = layout_of(training, device)
+    layout = layout_of(spec.architecture, device, training.precision)
     network.to(device).to(memory_format=layout).train()
     guidance = None
     if spec.guide:
@@ -347,15 +347,6 @@ def noise_of_step(noisy: bool, device: torch.device, seed: int, step: int) -> It
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed((derive_seed(seed, "dropout") << 31) + step)
         yield
-
-
-def layout_of(training: Training, device: torch.device) -> torch.memory_format:
-    """How images and filters lie in memory: channels last where tensor cores read them so, and nowhere else.
-
-    Weights keep their meaning and results change by rounding only, which is why a CPU's are left alone.
-    """
-    on_tensor_cores = device.type == "cuda" and training.precision == "bfloat16"
-    return torch.channels_last if on_tensor_cores else torch.contiguous_format
 
 
 def mixed_precision(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from trainables import components, fused, protocols, retention, room, trajectory
-from trainables.architectures import Network, build
+from trainables.architectures import Network, build, layout_of
 from trainables.components import ComponentData
 from trainables.facts import network_size
 from trainables.memory import OutOfMemory, is_exhausted
@@ -534,6 +534,7 @@ class _Work:
 
     def _keep(self, stage: PretrainSpec, network: Network) -> None:
         """Remember a network as the last one used, and forget those used longest ago."""
+        network.to(memory_format=layout_of(stage.architecture, self.device))
         self._networks[stage.digest] = network
         sizes = [sum(p.numel() for p in kept.parameters()) for kept in self._networks.values()]
         while len(sizes) > 1 and sum(sizes) > MAX_KEPT_FLOATS:

@@ -1,6 +1,7 @@
 """The training loop: it learns, it is repeatable, and an interruption leaves no trace."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,12 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainables import components
+from trainables.architectures import layout_of
 from trainables.feed import to_float
 from trainables.mixture import mixture_of
-from trainables.pretrain import Diverged, augment, layout_of, learning_rate, pretrain
+from trainables.pretrain import Diverged, augment, learning_rate, pretrain
 from trainables.spec import Architecture, Mixture, Ordering, PretrainSpec, Source, Training
 
 CPU = torch.device("cpu")
+OTHER = {torch.channels_last: torch.contiguous_format, torch.contiguous_format: torch.channels_last}
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +151,7 @@ def test_an_ordering_changes_the_result_and_a_curriculum_runs(digits, odd):
 
 @pytest.mark.parametrize("architecture", ["cnn", "resnet18"])
 def test_another_layout_in_memory_changes_a_run_by_rounding_only(digits, odd, architecture, monkeypatch):
-    """It is for GPUs; here a CPU is made to use it. A run that is interrupted between the two goes on as well."""
+    """A run that is interrupted between the two goes on as well."""
     network = Architecture(name=architecture, width=1 / 8, image_shape=digits.image_shape)
     # With longer steps a few of them make any rounding as large as the weights.
     spec = specified(digits, odd, architecture=network, training={"steps": 6, "learning_rate": 1e-3})
@@ -158,17 +161,21 @@ def test_another_layout_in_memory_changes_a_run_by_rounding_only(digits, odd, ar
     )
     next(run)
     run.close()
-    monkeypatch.setattr("trainables.pretrain.layout_of", lambda training, device: torch.channels_last)
+    monkeypatch.setattr("trainables.pretrain.layout_of", lambda *_: OTHER[layout_of(network, CPU)])
     for found in (finished(spec), finished(spec, saver=memory)):
         assert all(value.is_contiguous() for value in found.network.state_dict().values())
         for name, value in found.network.state_dict().items():
             torch.testing.assert_close(value, plain.network.state_dict()[name], rtol=1e-4, atol=1e-5)
 
 
-def test_images_and_filters_lie_channels_last_on_tensor_cores_only():
-    gpu, mixed = torch.device("cuda"), Training(steps=1, precision="bfloat16")
-    assert layout_of(mixed, gpu) is torch.channels_last
-    assert layout_of(mixed, CPU) is layout_of(Training(steps=1), gpu) is torch.contiguous_format
+def test_images_and_filters_lie_channels_last_where_that_is_faster():
+    gpu, shape = torch.device("cuda"), (3, 32, 32)
+    cnn, resnet = (Architecture(name=name, image_shape=shape) for name in ("cnn", "resnet18"))
+    assert layout_of(cnn, gpu, "bfloat16") is layout_of(resnet, gpu, "bfloat16") is torch.channels_last
+    assert layout_of(cnn, gpu) is layout_of(resnet, gpu) is torch.contiguous_format
+    assert layout_of(cnn, CPU) is layout_of(cnn, CPU, "bfloat16") is torch.contiguous_format
+    assert layout_of(resnet, CPU) is layout_of(replace(resnet, name="mobilenet_v2"), CPU) is torch.channels_last
+    assert layout_of(replace(resnet, name="python:here:made"), CPU) is torch.contiguous_format
 
 
 def test_zero_steps_leave_the_initialisation(digits, odd):
