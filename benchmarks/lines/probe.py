@@ -184,6 +184,7 @@ PAPER = Line(
         Figure(name="test accuracy"),
     ),
     full={"examples": 50_000, "features": 512, "l2s": 6, "pretraining_steps": 400, "epochs": 28, "weight_decays": 6},
+    usual={"examples": 20_000},
     quick={"examples": 500, "features": 64, "l2s": 2, "pretraining_steps": 20, "epochs": 1, "weight_decays": 1},
     repeats=1,
     missing=data.missing,
