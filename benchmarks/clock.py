@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -48,10 +47,8 @@ def in_turn(ways: Mapping[str, Callable[[], Result]], *, swapped: bool) -> dict[
     return {name: ways[name]() for name in order}
 
 
-def command(
-    words: Sequence[object], *, cwd: Path | None = None, environment: Mapping[str, str] | None = None
-) -> Timed[Command]:
-    """A command run to its end.
+def command(words: Sequence[object]) -> Timed[Command]:
+    """A command run to its end, in the repository.
 
     Raises:
         RuntimeError: it ended with another exit code than 0; the message has the end of what it said.
@@ -61,8 +58,7 @@ def command(
         with out.open("w") as stdout, err.open("w") as stderr:
             subprocess.run(
                 [sys.executable, "-I", "-S", "-c", WATCH, usage, *map(str, words)],
-                cwd=cwd or ROOT,
-                env={**os.environ, **(environment or {})},
+                cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,

@@ -32,6 +32,7 @@ sys.path.insert(0, str(ROOT))
 import psutil  # noqa: E402
 
 from orchestrator.driver import Driver  # noqa: E402
+from orchestrator.launch import HELPER  # noqa: E402
 from orchestrator.prepare import prepare  # noqa: E402
 from orchestrator.run import run  # noqa: E402
 from orchestrator.sweep import read  # noqa: E402
@@ -107,7 +108,7 @@ def timed(driver: type[Driver]) -> tuple[list[float], list[float]]:
                 return method(*arguments)
             finally:
                 waits.append(time.perf_counter() - begun)
-                if name == "trial_ended":
+                if name == "trial_ended" and HELPER not in arguments[1]:
                     ended.append(time.monotonic())
 
         return call

@@ -232,13 +232,6 @@ def images_of_noise(folder: Path, examples: int) -> ComponentData:
     return ComponentData(component=component, train=train, validation=validation, test=test, value_range=(-1.0, 1.0))
 
 
-def has_fused() -> bool:
-    """Whether this version can train several runs as one."""
-    import importlib.util
-
-    return importlib.util.find_spec("benchmarks.fused") is not None
-
-
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -258,8 +251,6 @@ def main(words: Sequence[str] | None = None) -> None:
             for measured in _repeat(device, scale, data, only, repeat):
                 for key, value in measured.items():
                     found.setdefault(key, []).append(value)
-        if "fused" in only and not has_fused():
-            print("fused: unmeasured: this version has no benchmarks/fused.py")
         for key, values in found.items():
             spread = f"{min(values):.4g} to {max(values):.4g}, n = {len(values)}"
             print(f"{key:<44} {statistics.median(values):>10.4g}   {spread}")
@@ -281,7 +272,7 @@ def _repeat(
         yield matmul(device, scale)
     if "resnet18" in only:
         yield resnet18(device, scale, data, swapped=bool(repeat % 2))
-    if "fused" in only and has_fused():
+    if "fused" in only:
         for architecture in FUSED:
             yield fused(device, scale, data, architecture)
     if "probe" in only:

@@ -1,11 +1,11 @@
-"""How near is the training step to its limit? Our pretraining against a bare loop, and whether decoding keeps up.
+"""What does the training step cost? Our pretraining against a plain loop, and whether decoding keeps up.
 
     BOTTLENECK_DATA=... python benchmarks/step.py [--json FILE] [--repeats 5] [--device cpu] [--steps 100] [--only cnn]
 
-The limit is the loop that one writes first: the same network, batches indexed from floats that lie in memory,
-cross-entropy, `torch.optim.SGD`, and nothing else. Both run in turn; the figure is the limit's time by ours, so 1 is no
-cost at all, and above 1 that ours is faster. On a CPU processor time of one thread counts, so that other work on the
-machine counts little; on a GPU the wall clock, to its last kernel.
+The plain loop is the one that one writes first: the same network, batches indexed from floats that lie in memory,
+cross-entropy, `torch.optim.SGD`, and nothing else. Both run in turn; the figure is its time by ours, so 1 is no cost at
+all, and above 1 that ours is faster, as it is where channels last pay. On a CPU processor time of one thread counts, so
+that other work on the machine counts little; on a GPU the wall clock, to its last kernel.
 
 With --pictures a folder of pictures is written, and a run that decodes them whenever they are shown is put beside one
 that finds them decoded, by the wall clock, as other processes decode: at 1 the step never waits for a picture.

@@ -99,6 +99,8 @@ class Measured:
             verdict = "yes" if figure.goal.met(middle) else "no"
             if self.scale != "full":
                 verdict += ", at this size"
+        if self.unmeasured:
+            verdict = "; ".join(filter(None, [verdict, self.unmeasured]))
         spread = f"{number(min(values))} to {number(max(values))}"
         return (self.line.name, figure.name, goal, number(middle), spread, str(len(values)), verdict, self.scale)
 

@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=200, help="that we write")
     parser.add_argument("--peer-trials", type=int, default=20, help="that Ray's callback writes")
     parser.add_argument("--catch-up", type=int, default=1000, help="trials that are synced; 0: none")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--server", action="store_true", help="measure the server too")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()

@@ -1,10 +1,11 @@
 """What do trajectories cost? Processor time of twelve checkpoints and their measurement, in parts of that of the run.
 
-    BOTTLENECK_DATA=... python benchmarks/trajectory.py [--json FILE] [--repeats 3] [--steps 2000] [--architecture cnn]
+    BOTTLENECK_DATA=... python benchmarks/trajectory.py [--json FILE] [--repeats 5] [--steps 2000] [--architecture cnn]
 
 One run on a mixture of MNIST, FashionMNIST and KMNIST, with and without checkpoints, in turn; then the trajectories of
-its components one after the other, which share what is of the run. Processor time of one thread, so that other work on
-the machine counts little. Prints a line for each repeat, then the median with the smallest and the largest.
+its components one after the other, each compared with a direct baseline, which share what is of the run. Checkpoints
+are copies in memory here, and files in a sweep. Processor time of one thread, so that other work on the machine counts
+little. Prints a line for each repeat, then the median with the smallest and the largest.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 
+from benchmarks.clock import in_turn
 from trainables import checkpoints, components, representation, trajectory
 from trainables.architectures import Network, build
 from trainables.components import ComponentData
@@ -34,6 +36,7 @@ from trainables.spec import Architecture, Component, PretrainSpec, Source, Train
 
 DATASETS = ("mnist", "fashion_mnist", "kmnist")
 BATCH = 128
+DIRECT_STEPS = 100
 CPU = torch.device("cpu")
 
 
@@ -60,21 +63,44 @@ def _keep(kept: dict[int, Network], step: int, network: Network) -> None:
     kept[step] = copy.deepcopy(network).eval()
 
 
-def extra(parts: dict[str, Component], architecture: str, steps: int, points: int) -> list[float]:
-    """What the checkpoints and the trajectories of one, two, ... components add to the processor time of the run."""
+def direct_baselines(parts: dict[str, Component], architecture: str) -> list[tuple[PretrainSpec, Network]]:
+    """A network trained on each component alone: for DIRECT_STEPS, which makes no difference to what is measured."""
+    found: list[tuple[PretrainSpec, Network]] = []
+    for name, component in parts.items():
+        run, kept = run_of({name: component}, architecture, DIRECT_STEPS), dict[int, Network]()
+        trained(run, [components.load(component)], kept, (DIRECT_STEPS,))
+        found.append((run, kept[DIRECT_STEPS]))
+    return found
+
+
+def extra(
+    parts: dict[str, Component],
+    architecture: str,
+    steps: int,
+    points: int,
+    directs: list[tuple[PretrainSpec, Network]],
+    swapped: bool,
+) -> list[float]:
+    """What the checkpoints and the trajectories of one, two, ... components add to the processor time of the run.
+
+    Args:
+        directs: of `direct_baselines`; by then everything has been imported and used once.
+        swapped: the run with checkpoints comes before the one without.
+    """
     run = run_of(parts, architecture, steps)
     data = [components.load(share.component) for share in run.mixture.shares]
-    bare = trained(run, data, {}, ())
     at = checkpoints.schedule(steps, points)
     kept: dict[int, Network] = {0: build(run.architecture, run.mixture.num_classes, run.seed).eval()}
-    spent = trained(run, data, kept, at[1:]) - bare
+    ways = {"bare": lambda: trained(run, data, {}, ()), "kept": lambda: trained(run, data, kept, at[1:])}
+    took = in_turn(ways, swapped=swapped)
+    bare, spent = took["bare"], took["kept"] - took["bare"]
     start = representation.initialisation(run.architecture, run.seed)
     specs = (start, *(replace(run, until=step) for step in at[1:-1]), run)
     found = []
-    for component in parts.values():
+    for component, (direct, network) in zip(parts.values(), directs, strict=True):
         started = time.process_time()
-        spec = TrajectorySpec(checkpoints=specs, component=component, direct=None)
-        trajectory.measure(spec, [kept[step] for step in at], None, components.load(component), data, CPU)
+        spec = TrajectorySpec(checkpoints=specs, component=component, direct=direct)
+        trajectory.measure(spec, [kept[step] for step in at], network, components.load(component), data, CPU)
         spent += time.process_time() - started
         found.append(spent / bare)
     return found
@@ -83,17 +109,18 @@ def extra(parts: dict[str, Component], architecture: str, steps: int, points: in
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--points", type=int, default=12)
     parser.add_argument("--architecture", default="cnn")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     prepared = {name: components.prepare(Source(dataset=name)) for name in DATASETS}
+    directs = direct_baselines(prepared, asked.architecture)
     found: list[list[float]] = []
     print(f"{asked.architecture}, {asked.steps} steps of {BATCH}, {asked.points} checkpoints; extra processor time, %")
-    for _ in range(asked.repeats):
-        found.append(extra(prepared, asked.architecture, asked.steps, asked.points))
+    for repeat in range(asked.repeats):
+        found.append(extra(prepared, asked.architecture, asked.steps, asked.points, directs, bool(repeat % 2)))
         print("  " + "  ".join(f"{100 * value:.1f}" for value in found[-1]), flush=True)
     for count, values in enumerate(zip(*found, strict=True), start=1):
         low, middle, high = (100 * f(values) for f in (min, statistics.median, max))

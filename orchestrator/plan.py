@@ -375,8 +375,7 @@ class Planner:
     def _training(self, point: Point, steps: int, *, deficit: bool = True) -> Training:
         key = ("training", point.training.label, steps, deficit)
         if key not in self._memo:
-            training = point.training.of(self.sweep.pretrain).training(steps)
-            training = replace(training, precision="bfloat16" if self.sweep.resources.gpu else "float32")
+            training = point.training.of(self.sweep.pretrain).training(steps, gpu=bool(self.sweep.resources.gpu))
             if not deficit:
                 training = replace(training, deficit=Training.deficit, deficit_window=Training.deficit_window)
             self._memo[key] = training

@@ -71,6 +71,10 @@ class Pretrain(Model):
     cycles: Count = Field(spec.Training.cycles, description="cosine: how often it starts again at its peak")
     label_smoothing: BelowOne = Field(spec.Training.label_smoothing, description="label smoothing")
     dropout: BelowOne = Field(spec.Training.dropout, description="dropout on the features that the head reads")
+    precision: Annotated[Literal["auto", "float32", "bfloat16"], OneOf()] = Field(
+        "auto",
+        description="of the passes: float32, bfloat16 (mixed: weights stay float32), or auto: bfloat16 on a GPU alone",
+    )
     augment: Annotated[tuple[Augmentation, ...], Listed(Augmentation, empty=True)] = Field(
         (), description="flip (left and right) and crop (pad by an eighth and crop), in order"
     )
@@ -87,9 +91,11 @@ class Pretrain(Model):
         if self.cycles > 1 and self.schedule != "cosine":
             yield Problem(("cycles",), f"found {self.cycles}; {self.schedule} has one: remove the key, or use cosine")
 
-    def training(self, steps: int) -> spec.Training:
-        """The optimisation of a run of so many steps."""
+    def training(self, steps: int, *, gpu: bool = False) -> spec.Training:
+        """The optimisation of a run of so many steps, on a GPU or not."""
         values = {name: getattr(self, name) for name in Pretrain.model_fields if name != "deficit"}
+        if self.precision == "auto":
+            values["precision"] = "bfloat16" if gpu else "float32"
         if self.deficit:
             values |= {"deficit": self.deficit.kind, "deficit_window": self.deficit.window}
         return spec.Training(**{**values, "steps": steps})

@@ -29,7 +29,7 @@ GOALS = {
     "one-second-trials": 1,
     "no-op": 2,
     "tracking": 2,
-    "results": 2,
+    "results": 4,
     "plan": 2,
     "commands": 3,
     "trajectory": 1,
@@ -80,6 +80,9 @@ def test_what_was_not_measured_says_why_and_has_no_number():
     [first, second] = Measured(line=LINE, size={"terms": 100}, unmeasured="no CUDA device").rows()
     assert first == ("sums", "times faster", "at least 10", "unmeasured: no CUDA device", "", "", "", "")
     assert second[3] == "unmeasured: no CUDA device"
+    values = {"times faster": [11.0, 12.0]}
+    [half, _] = Measured(line=LINE, size={"terms": 100}, values=values, unmeasured="failed: OSError: full").rows()
+    assert half[3:7] == ("11.5", "11 to 12", "2", "yes; failed: OSError: full")
 
 
 @pytest.mark.parametrize(("value", "said"), [(0.0123, "0.0123"), (99.96, "100"), (123456.7, "123,457"), (0, "0")])
@@ -258,6 +261,15 @@ def test_two_studies_agree_if_their_difference_is_within_its_interval():
     difference, half_widths = sweep.compared(ours, other, "transfer")
     assert difference == pytest.approx(-0.02)
     assert half_widths > 1
+
+
+def test_cells_that_share_a_network_count_once():
+    ours = [row | {"component": name} for row in rows(0.5, count=4) for name in ("clothes", "digits", "kana")]
+    theirs = [row | {"transfer": row["transfer"] - 0.01 * (1 + row["mixture"] % 2)} for row in ours]
+    # Four networks, with differences of 0.01, 0.02, 0.01 and 0.02: a mean of 0.015, a spread of 0.01 / sqrt(3).
+    difference, half_widths = sweep.compared(ours, theirs, "transfer")
+    assert difference == pytest.approx(0.015)
+    assert half_widths == pytest.approx(0.015 / (3.182446 * 0.01 / 3**0.5 / 2), rel=1e-6)
 
 
 def test_a_size_of_the_study_becomes_flags_of_the_command():

@@ -106,7 +106,7 @@ class Feed:
 
 
 def _decoding_workers() -> int:
-    """Processes that decode: as many as the run may have threads, so that a sweep asks for them as `resources.cpu`."""
+    """Processes that decode: as many as the run may have threads (`resources.cpu`), and four at least, or all cores."""
     return max(torch.get_num_threads(), min(4, len(os.sched_getaffinity(0))))
 
 

@@ -34,7 +34,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from trainables.architectures import ARCHITECTURES, Network, build
 from trainables.components import ComponentData
 from trainables.feed import BLOCK, Feed
-from trainables.memory import is_exhausted
+from trainables.memory import OutOfMemory, is_exhausted
 from trainables.optimizers import OPTIMIZERS, Optimizer
 from trainables.ordering import Indices, Stream, index_stream
 from trainables.pretrain import (
@@ -411,10 +411,11 @@ def _measured(spec: PretrainSpec, data: Sequence[ComponentData], size: int, devi
         torch.cuda.reset_peak_memory_stats(device)
     try:
         seconds = _seconds_of_steps(spec, data, size, device) / size
-    except (RuntimeError, MemoryError) as error:
-        if size == 1 and not is_exhausted(error):
+    except (RuntimeError, MemoryError, OutOfMemory) as error:
+        exhausted = isinstance(error, OutOfMemory) or is_exhausted(error)
+        if size == 1 and not exhausted:
             raise
-        if not is_exhausted(error):  # a layer that this device's torch cannot map: alone, the runs need not fail
+        if not exhausted:  # a layer that this device's torch cannot map: alone, the runs need not fail
             log.warning("runs of %s cannot be trained as one here (%s)", spec.architecture.name, error)
         seconds = math.inf
     if on_gpu:
@@ -427,7 +428,8 @@ def _measured(spec: PretrainSpec, data: Sequence[ComponentData], size: int, devi
 def _seconds_of_steps(spec: PretrainSpec, data: Sequence[ComponentData], size: int, device: torch.device) -> float:
     """Of one step, where nothing disturbed it; infinite for a run that diverges at once.
 
-    The clock is read at checkpoints: there the device is waited for, and in between it is not.
+    The clock is read at checkpoints: there the device is waited for, and in between it is not. Every run of a stack
+    has one there, as it looks at its weights then, and so does a run alone.
     """
     short, at = replace(spec, until=PILOT_STEPS), []  # type: PretrainSpec, list[float]
     ticks = dict.fromkeys(
@@ -436,8 +438,8 @@ def _seconds_of_steps(spec: PretrainSpec, data: Sequence[ComponentData], size: i
     if size == 1:
         run: Iterator[Progress] = pretrain(short, data, device=device, checkpoints=ticks)
     else:
-        others: list[Checkpoints] = [{}] * (size - 1)
-        run = pretrain_all([short] * size, [data] * size, device=device, checkpoints=[ticks, *others])
+        others: list[Checkpoints] = [dict.fromkeys(ticks, lambda network: None)] * (size - 1)
+        run = pretrain_all([short] * size, [data] * size, device=device, checkpoints=[*others, ticks])
     with contextlib.suppress(Diverged):
         for _ in run:
             pass

@@ -721,10 +721,10 @@ def _minimise(problem: _Problem, start: Tensor, l2: float, known: _Known | None)
     """(C, R + 1) weights whose objective is within TOLERANCE of the minimum, relative to it.
 
     Minimised over the bias, the objective is l2-strongly convex, so it is at most ||gradient||^2 / (2 l2) above its
-    minimum; the bias's gradient counts with the curvature there in place of l2, if that is lower. Under a weak penalty
-    that can be a hundred times too much, and so it is the end as well when SLOW_STEPS have gained no more than SLOW. In
-    float32 rounding can keep the gradient from falling that low; the end is then when the next step promises less than
-    the rounding error of the objective.
+    minimum; the bias's gradient counts with about the curvature there in place of l2, if that is lower. Under a weak
+    penalty that can be a hundred times too much, and so it is the end as well when SLOW_STEPS have gained no more than
+    SLOW. Rounding can keep the gradient from falling that low, in float32 above all; the end is then when the next step
+    promises less than the rounding error of the objective, or none that is found keeps its promise.
 
     `known` is what it returned for the same problem in float32, or for the next stronger L2: what needs a block once
     needs it under a weaker L2 too.

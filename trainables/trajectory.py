@@ -8,9 +8,8 @@ they are: neither augmented nor impaired.
 One L2 serves all checkpoints of the accuracy curve. It is chosen on the validation split at the end of the run, so
 that a curve moves with the features and not with the choice.
 
-What it costs is measured by `benchmarks/trajectory.py`: twelve checkpoints of a `cnn` for 28 x 28 pixels with 1000
-examples took 4.3 % of the processor time of 2000 steps of 128 examples for one component, 8.2 % for two and 10.8 % for
-three, which share what is of the run and not of a component (n = 1).
+What it costs is measured by `benchmarks/trajectory.py`, and docs/performance.md has the figures. Components of one run
+share what is of the run.
 """
 
 from __future__ import annotations

@@ -41,13 +41,6 @@ def no_device() -> str | None:
     return None if torch.cuda.is_available() else "no CUDA device"
 
 
-def nothing_fused() -> str | None:
-    import importlib.util
-
-    found = importlib.util.find_spec("benchmarks.fused")
-    return no_device() or (None if found else "this version has no benchmarks/fused.py")
-
-
 LINES = (
     Line(
         name="gpu-fused",
@@ -59,7 +52,7 @@ LINES = (
         ),
         full={"seeds": 64},
         quick={"seeds": 2},
-        missing=nothing_fused,
+        missing=no_device,
     ),
     Line(
         name="gpu-resnet18",

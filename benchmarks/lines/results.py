@@ -3,9 +3,8 @@
 A made-up trial has 2 seeds and 3 components: six rows of the table. MLflow's runs, on SQLite, are those that the sweep
 has there, with the numbers of these rows added up to 100 metrics; the gaps that both know have to be the same.
 
-The goals are those of the second call, which is what a user has of a sweep that has ended: it takes the table from
-this machine's cache, after a look at every stage's file. The first call reads and verifies all of them, and so does one
-after any of them has changed; its figures stand beside, without a goal.
+The first call reads and verifies every stage's file, and so does one after any of them has changed. The second, which
+is what a user has of a sweep that has ended, takes the table from this machine's cache after a look at each file.
 """
 
 from __future__ import annotations
@@ -91,13 +90,13 @@ def _fill(uri: str, trials: list[tuple[str, dict[str, float]]]) -> None:
 
 LINE = Line(
     name="results",
-    question="How long does it take to have the results of 2,000 trials of 100 metrics as a table, the second time?",
+    question="How long does it take to have the results of 2,000 trials of 100 metrics as a table?",
     prepare=prepare,
     figures=(
         Figure(name="second call, times faster than mlflow.search_runs", goal=at_least(10)),
         Figure(name="second call, s", goal=at_most(1)),
-        Figure(name="first call, times faster than mlflow.search_runs"),
-        Figure(name="first call, s"),
+        Figure(name="first call, times faster than mlflow.search_runs", goal=at_least(10)),
+        Figure(name="first call, s", goal=at_most(1)),
         Figure(name="mlflow.search_runs, s"),
         Figure(name="numbers of a trial"),
     ),

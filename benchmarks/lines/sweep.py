@@ -1,8 +1,8 @@
 """The canonical sweep `clothes-digits-kana`, against the same study on plain Ray Tune and as one process per job.
 
 All three are commands, timed from outside with their start-up, on two slots, with stores and databases in empty
-folders. Their answers are compared cell by cell: the difference of means, in units of the half width of its 95 %
-interval over the cells, which is below 1 in nineteen of twenty comparisons of equal things.
+folders. Their answers are compared network by network: the difference of means, in units of the half width of its 95 %
+interval over the networks.
 """
 
 from __future__ import annotations
@@ -123,16 +123,17 @@ def _slots() -> int:
 
 
 def compared(ours: Rows, theirs: Rows, quantity: str) -> tuple[float, float]:
-    """The mean difference of a quantity over cells, and that in units of the half width of its 95 % interval.
+    """The mean difference of a quantity over networks, and that in units of the half width of its 95 % interval.
 
-    Cells that share a network, as all mixtures share a baseline here, count once: they are averaged first.
+    Cells that share a network count once: they are averaged first. All mixtures share a baseline, and all components
+    are read from one network on a mixture, or from one that is not trained.
     """
     from scipy.stats import t
 
-    own = ("mixture", "ordering") if quantity == "transfer" else ()
-    key = (*own, "width", "seed", "component")
+    own = {"transfer": ("mixture", "ordering"), "direct": ("component",), "random_init": ()}[quantity]
+    key = ("width", "seed", *own)
     means = [_means(rows, key, quantity) for rows in (ours, theirs)]
-    assert set(means[0]) == set(means[1]), "the peers measure the same cells"
+    assert set(means[0]) == set(means[1]), "the peers measure the same networks"
     differences = [means[0][cell] - means[1][cell] for cell in means[0]]
     mean, spread = statistics.fmean(differences), statistics.stdev(differences)
     half_width = float(t.ppf(0.975, len(differences) - 1)) * spread / len(differences) ** 0.5

@@ -11,15 +11,16 @@ from benchmarks.table import Figure, Line, Measure, at_most
 def prepare(folder: Path, *, steps: int, points: int) -> Measure:
     import torch
 
-    from benchmarks.trajectory import DATASETS, extra
+    from benchmarks.trajectory import DATASETS, direct_baselines, extra
     from trainables import components
     from trainables.spec import Source
 
     torch.set_num_threads(1)
     prepared = {name: components.prepare(Source(dataset=name)) for name in DATASETS}
+    directs = direct_baselines(prepared, "cnn")
 
     def measure(swapped: bool) -> dict[str, float]:
-        found = extra(prepared, "cnn", steps, points)
+        found = extra(prepared, "cnn", steps, points, directs, swapped)
         return {
             "added to the run, one component": found[0],
             "added to the run, three components": found[-1],

@@ -125,6 +125,13 @@ def test_trials_on_a_gpu_train_in_bfloat16_and_are_other_work():
     assert {runs(on_cpu)[digest].training.steps for digest in shared} == {0}
 
 
+def test_a_precision_that_is_asked_for_is_the_same_work_on_a_cpu_and_on_a_gpu():
+    for precision in ("float32", "bfloat16"):
+        on_cpu, on_gpu = (planned(TEXT, f"pretrain.precision={precision}", f"resources.gpu={gpu}") for gpu in (0, 0.5))
+        assert {s.training.precision for s in runs(on_cpu).values() if s.mixture.shares} == {precision}
+        assert set(runs(on_cpu)) == set(runs(on_gpu))
+
+
 def test_the_store_takes_away_from_what_is_to_do_and_from_nothing_else():
     found = planned()
     sizes = sized(found)

@@ -78,6 +78,7 @@ def test_every_key_of_pretrain_reaches_the_training_of_a_run():
     written = {
         "optimizer": "adamw", "learning_rate": 0.003, "momentum": 0.8, "weight_decay": 0.02, "schedule": "trapezoid",
         "warmup_share": 0.1, "decay_share": 0.4, "label_smoothing": 0.1, "dropout": 0.2,
+        "precision": "bfloat16",
     }  # fmt: skip
     found = parsed(*(f"pretrain.{key}={value}" for key, value in written.items()), "pretrain.augment=[crop]")
     assert found.pretrain.training(7) == spec.Training(steps=7, batch_size=20, augment=("crop",), **written)

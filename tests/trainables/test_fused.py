@@ -16,6 +16,7 @@ from test_pretrain import CPU, Memory, ended, finished, same, specified
 from trainables import components, fused
 from trainables.architectures import ARCHITECTURES
 from trainables.feed import Feed
+from trainables.memory import OutOfMemory
 from trainables.mixture import mixture_of
 from trainables.ordering import index_stream
 from trainables.pretrain import Diverged, pretrain
@@ -261,6 +262,13 @@ def test_a_pilot_measures_once_and_an_exhausted_memory_is_a_size_that_does_not_f
 
     monkeypatch.setattr(fused, "pretrain_all", full)
     assert fused.pilot(spec, data_of(spec), 8, CPU) == math.inf
+
+    def too_small(*_, **__):  # what a run alone makes of it
+        raise OutOfMemory("a batch of 32 does not fit")
+
+    monkeypatch.setattr(fused, "pretrain", too_small)
+    larger = specified(digits, odd, training={"steps": 400, "batch_size": 32})
+    assert fused.pilot(larger, data_of(larger), 1, CPU) == math.inf
 
 
 def test_runs_that_a_stack_cannot_hold_have_no_shape(digits, odd):
