@@ -318,8 +318,8 @@ def fieller(numerator: npt.ArrayLike, denominator: npt.ArrayLike) -> tuple[float
     a, b, c = bottom**2 - covariance[1, 1], top * bottom - covariance[0, 1], top**2 - covariance[0, 0]
     if a <= 0:
         raise ValueError("the denominator is not distinguishable from 0, so the ratio may be anything; add seeds")
-    root = math.sqrt(max(0.0, b**2 - a * c))
-    return float((b - root) / a), float((b + root) / a)
+    root, ratio = math.sqrt(max(0.0, b**2 - a * c)), top / bottom
+    return float(min((b - root) / a, ratio)), float(max((b + root) / a, ratio))  # which rounding may leave out
 
 
 # Bias and variance

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from claim_tables import Planted, row
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -178,6 +178,7 @@ def test_protocols_close_the_gap_of_their_own_single_network():
     st.lists(numbers, min_size=4, max_size=4),
     st.lists(st.floats(0.3, 0.4).map(lambda value: round(value, 3)), min_size=4, max_size=4),
 )
+@example([0.1] * 4, [0.375] * 4)
 def test_fiellers_interval_holds_just_the_ratios_that_a_t_test_does_not_reject(numerator, denominator):
     low, high = measures.fieller(numerator, denominator)
     top, bottom = np.array(numerator), np.array(denominator)
