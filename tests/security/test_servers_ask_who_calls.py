@@ -141,7 +141,7 @@ def test_the_doctor_says_that_it_is_not_let_in_and_with_the_token_that_strangers
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
     let_in = python(code, *asked, home=tmp_path, PYTHONPATH=os.pathsep.join(sys.path), **token)
     findings = json.loads(let_in.stdout)
-    assert [f["found"] for f in findings if f["what"] == "token"] == ["a call without the token is refused"]
+    assert [f["found"] for f in findings if f["what"] == "token"] == ["a call without the token is refused"], findings
     assert TOKEN not in let_in.stdout + let_in.stderr
 
 
