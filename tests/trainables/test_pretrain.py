@@ -168,6 +168,17 @@ def test_another_layout_in_memory_changes_a_run_by_rounding_only(digits, odd, ar
             torch.testing.assert_close(value, plain.network.state_dict()[name], rtol=1e-4, atol=1e-5)
 
 
+def test_a_residual_network_on_a_cpu_is_trained_channels_last(digits, odd):
+    def strides(network):
+        seen.append([p.is_contiguous(memory_format=torch.channels_last) for p in network.parameters() if p.dim() == 4])
+
+    seen = []
+    network = Architecture(name="resnet18", width=1 / 8, image_shape=digits.image_shape)
+    finished(specified(digits, odd, architecture=network, training={"steps": 2}), checkpoints={1: strides})
+    assert len(seen[0]) > 10
+    assert all(seen[0])
+
+
 def test_images_and_filters_lie_channels_last_where_that_is_faster():
     gpu, shape = torch.device("cuda"), (3, 32, 32)
     cnn, resnet = (Architecture(name=name, image_shape=shape) for name in ("cnn", "resnet18"))
