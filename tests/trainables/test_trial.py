@@ -17,6 +17,7 @@ from strategies import NAMES  # noqa: F401  (makes `strategies` importable in th
 from trainables import components, protocols
 from trainables import representation as representations
 from trainables import trial as trial_module
+from trainables.architectures import build
 from trainables.checkpoints import schedule
 from trainables.facts import network_size
 from trainables.mixture import mixture_of
@@ -168,6 +169,16 @@ def test_a_network_that_another_trial_has_set_aside_meanwhile_is_trained_again(t
         work._network(member)
     run_trial(trial, store, device="cpu", note=lambda event, **what: events.append(what["digest"]))
     assert events == [member.digest, probe.digest]
+
+
+def test_a_stored_residual_network_is_read_channels_last(tmp_path):
+    store, architecture = Store(tmp_path), Architecture(name="resnet18", width=1 / 8, image_shape=(1, 8, 8))
+    spec = PretrainSpec(mixture=Mixture(shares=()), architecture=architecture, training=Training(steps=0), seed=0)
+    store.put(spec, {"status": "ok"}, {"weights": build(architecture, 0, 0).state_dict()})
+    network = trial_module._Work(store, torch.device("cpu"), lambda event, **what: None, {})._network(spec)
+    filters = [p for p in network.parameters() if p.dim() == 4]
+    assert len(filters) > 10
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in filters)
 
 
 def test_trials_at_the_same_time_on_one_store_compute_no_stage_twice(tmp_path):
