@@ -3,8 +3,8 @@
     python -m benchmarks                    every line, at its usual size
     python -m benchmarks --list             the lines, their goals and sizes
     python -m benchmarks probe commands     some of them
-    python -m benchmarks sweep --full --repeats 1 --json sweep.json --markdown sweep.md
-    python -m benchmarks sweep --set steps=120 --set seeds=2
+    python -m benchmarks sweep --full --set repeats=1 --json sweep.json --markdown sweep.md
+    python -m benchmarks --set sweep.steps=120 --set sweep.repeats=3
 
 A line measures this program and its peer in turn, again and again; printed are medians with the smallest and the
 largest. What it says of itself meanwhile goes to stderr. Data comes from BOTTLENECK_DATA; lines that need it say so.
@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -45,11 +45,12 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("lines", nargs="*", metavar="LINE", help="which lines; none: all of them")
     parser.add_argument("--list", action="store_true", help="print the lines and measure nothing")
-    parser.add_argument("--repeats", type=int, help="instead of each line's own number")
     scale = parser.add_mutually_exclusive_group()
     scale.add_argument("--quick", action="store_true", help="as small as runs at all, one repeat")
     scale.add_argument("--full", action="store_true", help="the size of the goal, also where that takes hours")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=NUMBER", help="another size, see --list")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="[LINE.]KEY=NUMBER", help="another size or repeats, see --list"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every value of every repeat")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table for a page")
     asked = parser.parse_args(words)
@@ -66,8 +67,9 @@ def main(words: Sequence[str] | None = None) -> int:
     about = machine() | {"command": " ".join(["python -m benchmarks", *(words or sys.argv[1:])])}
     print(f"{about['processor']}, {about['cores']} cores, {about['memory, GB']} GB; revision {about['revision']}")
     for line in chosen:
-        repeats = asked.repeats or (1 if asked.quick else line.repeats)
-        found.append(measured(line, line.size(scale_name, changes), repeats))
+        own = changes[None] | changes.get(line.name, {})
+        repeats = int(own.get("repeats", 1 if asked.quick else line.repeats))
+        found.append(measured(line, line.size(scale_name, own), repeats))
         _write(asked.json, json.dumps(about | {"lines": {m.line.name: m.as_json() for m in found}}, indent=1))
         _write(asked.markdown, as_markdown(found))
     print(as_text(found))
@@ -125,18 +127,30 @@ def _lines(path: str) -> list[str]:
         return []
 
 
-def _changes(parser: argparse.ArgumentParser, pairs: Sequence[str], lines: Sequence[Line]) -> dict[str, float]:
-    keys = sorted({key for line in lines for key in line.full})
-    changes = {}
+def _changes(
+    parser: argparse.ArgumentParser, pairs: Sequence[str], lines: Sequence[Line]
+) -> dict[str | None, dict[str, float]]:
+    """What is to be another size, by line; None: of every line that has it."""
+    sizes = {line.name: {*line.full, "repeats"} for line in lines}
+    changes: dict[str | None, dict[str, float]] = {None: {}}
     for pair in pairs:
-        key, _, value = pair.partition("=")
-        if key not in keys:
-            parser.error(f"found --set {pair}; these lines have {', '.join(keys) or 'no sizes'}")
+        where, _, value = pair.partition("=")
+        line, _, key = where.rpartition(".")
+        known = sizes.get(line, set()) if line else set().union(*sizes.values())
+        if key not in known:
+            parser.error(f"found --set {pair}; these lines have {_sizes(sizes)}")
         try:
-            changes[key] = float(value) if "." in value else int(value)
+            number = float(value) if "." in value else int(value)
         except ValueError:
             parser.error(f"found --set {pair}; give a number")
+        if key == "repeats" and not (isinstance(number, int) and number > 0):
+            parser.error(f"found --set {pair}; give a whole number from 1 on")
+        changes.setdefault(line or None, {})[key] = number
     return changes
+
+
+def _sizes(sizes: Mapping[str, set[str]]) -> str:
+    return "; ".join(f"{line}: {', '.join(sorted(keys))}" for line, keys in sizes.items())
 
 
 def _listed(line: Line) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -123,20 +124,39 @@ def test_a_line_that_fails_is_said_to_have_failed(capsys):
 def test_the_command_prints_the_table_and_writes_every_value(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(benchmarks, "LINES", (LINE,))
     files = [tmp_path / "found.json", tmp_path / "found.md"]
-    words = ["sums", "--repeats", "2", "--json", str(files[0]), "--markdown", str(files[1])]
+    words = ["sums", "--set", "repeats=2", "--json", str(files[0]), "--markdown", str(files[1])]
     assert benchmarks.main(words) == 0
     assert "no, at this size" in capsys.readouterr().out
     found = json.loads(files[0].read_text())
     assert found["lines"]["sums"]["values"]["times faster"] == [9.0, 9.0]
     assert found["lines"]["sums"]["scale"] == "terms 90 of 100"
     assert found["command"] == f"python -m benchmarks {' '.join(words)}"
-    assert benchmarks.main(["sums", "--full", "--repeats", "1"]) == 0
+    assert benchmarks.main(["sums", "--full", "--set", "repeats=1"]) == 0
     assert "terms" not in capsys.readouterr().out
-    assert benchmarks.main(["sums", "--repeats", "1", "--set", "terms=70"]) == 0
+    assert benchmarks.main(["sums", "--set", "repeats=1", "--set", "terms=70"]) == 0
     assert "terms 70 of 100" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words", [["no-such-line"], ["plan", "--set", "terms=1"], ["plan", "--set", "cells=many"]])
+def test_one_line_of_several_can_have_another_size(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(benchmarks, "LINES", (LINE, replace(LINE, name="others")))
+    file = tmp_path / "found.json"
+    sets = ["terms=70", "others.terms=100", "sums.repeats=2", "others.repeats=3"]
+    assert benchmarks.main([*[word for one in sets for word in ("--set", one)], "--json", str(file)]) == 0
+    found = json.loads(file.read_text())["lines"]
+    assert {name: line["scale"] for name, line in found.items()} == {"sums": "terms 70 of 100", "others": "full"}
+    assert {name: len(line["values"]["times faster"]) for name, line in found.items()} == {"sums": 2, "others": 3}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["no-such-line"],
+        ["plan", "--set", "terms=1"],
+        ["plan", "--set", "cells=many"],
+        ["plan", "--set", "sweep.steps=1"],
+        ["plan", "--set", "plan.repeats=0"],
+    ],
+)
 def test_a_misspelt_command_ends_with_2(words, capsys):
     with pytest.raises(SystemExit, match="2"):
         benchmarks.main(words)
