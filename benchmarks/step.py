@@ -40,6 +40,7 @@ from trainables.feed import Feed, to_float
 from trainables.mixture import mixture_of
 from trainables.ordering import index_stream
 from trainables.pretrain import pretrain
+from trainables.process import keep_freed_memory
 from trainables.spec import Architecture, Component, PretrainSpec, Source, Training
 
 BATCH = 128
@@ -187,6 +188,7 @@ def main() -> None:
     parser.add_argument("--pictures", action="store_true")
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as in a worker; the plain loop has it too
     device = torch.device(asked.device)
     found: dict[str, dict[str, list[float]]] = {}
 

@@ -253,8 +253,9 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
     ) -> None:
         import torch
 
-        from trainables.process import Settings
+        from trainables.process import Settings, keep_freed_memory
 
+        keep_freed_memory()
         torch.set_num_threads(max(1, int(cpus)))
         self._early_stopping, self._stall_s, self._launched = early_stopping, stall_s, launched
         self._device = "cuda" if gpus else "cpu"  # a GPU that the sweep did not ask for belongs to someone else

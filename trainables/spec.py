@@ -24,7 +24,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 # Raised whenever the computation changes in a way that moves results: old entries of the store then no longer match.
-PRETRAIN_RECIPE = 2
+PRETRAIN_RECIPE = 3
 PROBE_RECIPE = 3
 RETENTION_RECIPE = 3
 TRAJECTORY_RECIPE = 3

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import torchvision.models
 from torch import nn
 
-from trainables.architectures import ARCHITECTURES, FIXED, Network, Size, build, measure, names
+from trainables.architectures import ARCHITECTURES, FIXED, GlobalAverage, Network, Size, build, measure, names
 from trainables.probe import extract
 from trainables.spec import Architecture
 
@@ -154,6 +154,18 @@ def test_the_cnn_worked_out_by_hand():
     kernels = (27 * 16, 144 * 32, 288 * 64, 576 * 64)
     macs = sum(k * side**2 for k, side in zip(kernels, (16, 8, 4, 4), strict=True))
     assert measure(architecture("cnn")) == Size(sum(kernels) + 2 * (16 + 32 + 64 + 64), 2 * macs, 64)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_global_average_is_the_mean_over_positions_and_its_gradient_lies_as_the_images_do(layout):
+    gradients = []
+    x = torch.randn(5, 3, 4, 6).contiguous(memory_format=layout).requires_grad_()
+    x.register_hook(gradients.append)
+    found = GlobalAverage()(x)
+    torch.testing.assert_close(found, nn.AdaptiveAvgPool2d(1)(x))
+    found.square().sum().backward()
+    torch.testing.assert_close(gradients[0], (found / 12).expand_as(x))  # 2 / (4 x 6)
+    assert gradients[0].is_contiguous(memory_format=layout)
 
 
 def test_the_plain_cnn_worked_out_by_hand():

@@ -168,15 +168,15 @@ def test_another_layout_in_memory_changes_a_run_by_rounding_only(digits, odd, ar
             torch.testing.assert_close(value, plain.network.state_dict()[name], rtol=1e-4, atol=1e-5)
 
 
-def test_a_residual_network_on_a_cpu_is_trained_channels_last(digits, odd):
+@pytest.mark.parametrize(("name", "width", "convolutions"), [("resnet18", 1 / 8, 20), ("cnn", 1 / 2, 4)])
+def test_a_network_that_gains_by_it_is_trained_channels_last_on_a_cpu(digits, odd, name, width, convolutions):
     def strides(network):
         seen.append([p.is_contiguous(memory_format=torch.channels_last) for p in network.parameters() if p.dim() == 4])
 
     seen = []
-    network = Architecture(name="resnet18", width=1 / 8, image_shape=digits.image_shape)
+    network = Architecture(name=name, width=width, image_shape=digits.image_shape)
     finished(specified(digits, odd, architecture=network, training={"steps": 2}), checkpoints={1: strides})
-    assert len(seen[0]) > 10
-    assert all(seen[0])
+    assert seen[0] == [True] * convolutions
 
 
 def test_images_and_filters_lie_channels_last_where_that_is_faster():
@@ -184,7 +184,8 @@ def test_images_and_filters_lie_channels_last_where_that_is_faster():
     cnn, resnet = (Architecture(name=name, image_shape=shape) for name in ("cnn", "resnet18"))
     assert layout_of(cnn, gpu, "bfloat16") is layout_of(resnet, gpu, "bfloat16") is torch.channels_last
     assert layout_of(cnn, gpu) is layout_of(resnet, gpu) is torch.contiguous_format
-    assert layout_of(cnn, CPU) is layout_of(cnn, CPU, "bfloat16") is torch.contiguous_format
+    assert layout_of(cnn, CPU) is layout_of(cnn, CPU, "bfloat16") is torch.channels_last
+    assert layout_of(replace(cnn, width=1 / 4), CPU) is torch.contiguous_format
     assert layout_of(resnet, CPU) is layout_of(replace(resnet, name="mobilenet_v2"), CPU) is torch.channels_last
     assert layout_of(replace(resnet, name="python:here:made"), CPU) is torch.contiguous_format
 
