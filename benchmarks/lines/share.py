@@ -53,7 +53,7 @@ LINE = Line(
         Figure(name="the same from the first stage to the last"),
         Figure(name="wall clock, s"),
     ),
-    full={"steps": 600, "seeds": 2},
+    full={"steps": 600, "seeds": 3},
     quick={"steps": 5, "seeds": 1},
     repeats=1,
     missing=data.missing,
