@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     Block = type[BasicBlock] | type[Bottleneck]
 
-CNN_GAINS_FROM = 0.5  # width: on a CPU, steps of 28 and 32 pixels took 0.8 to 0.9 of the time; 1.0 to 1.1 at 0.25
+CNN_GAINS_FROM = 0.5  # width: on a CPU narrower ones are faster contiguous, see docs/performance.md
 
 
 class Network(nn.Module):
@@ -121,9 +121,10 @@ def measure(architecture: Architecture) -> Size:
 def layout_of(architecture: Architecture, device: torch.device, precision: str = "float32") -> torch.memory_format:
     """How images and filters lie in memory: channels last where that is faster. Results change by rounding only.
 
-    That is where tensor cores read them, and on a CPU in torchvision's networks, in residual ones, and in a `cnn` that
-    is not narrow: it gains from half its width on, and at a quarter of it a step takes longer. What plug-ins do with
-    strides is not known, so theirs are left alone.
+    That is where tensor cores read them, and on a CPU in torchvision's networks (a step took 0.39 of the time for
+    mobilenet_v3_small and 1.02 for vgg11, which gained least of four), in residual ones, and in a `cnn` that is not
+    narrow. What plug-ins do with strides is not known, so theirs are left alone. docs/performance.md has the figures of
+    `benchmarks/step.py`, which trains both ways.
     """
     if device.type == "cuda":
         return torch.channels_last if precision == "bfloat16" else torch.contiguous_format
@@ -169,19 +170,6 @@ def mlp(architecture: Architecture) -> nn.Module:
         layers += [nn.Linear(inputs, units), nn.ReLU()]
         inputs = units
     return nn.Sequential(*layers)
-
-
-class GlobalAverage(nn.Module):
-    """The mean over all positions, (B, C, H, W) -> (B, C, 1, 1).
-
-    The gradient lies in memory as the input does. torch's own pooling gives one that is contiguous, and the layer
-    before it then reads one of its tensors across.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu" and x.stride(1) == 1:  # channels last
-            return x.permute(0, 2, 3, 1).flatten(1, 2).mean(1)[:, :, None, None]
-        return x.mean((2, 3), keepdim=True)
 
 
 def cnn(architecture: Architecture) -> nn.Module:
@@ -347,6 +335,19 @@ FIXED = ("raw", "diagonal")  # of ARCHITECTURES, those without width and depth
 
 
 # --- What the architectures are made of. ---
+
+
+class GlobalAverage(nn.Module):
+    """The mean over all positions, (B, C, H, W) -> (B, C, 1, 1).
+
+    The gradient lies in memory as the input does. torch's own pooling gives one that is contiguous, and the layer
+    before it then reads one of its tensors across.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu" and x.stride(1) == 1:  # channels last
+            return x.permute(0, 2, 3, 1).flatten(1, 2).mean(1)[:, :, None, None]
+        return x.mean((2, 3), keepdim=True)
 
 
 class PixelWeights(nn.Module):

@@ -122,6 +122,14 @@ def to_its_end(actor):
     return reports
 
 
+def test_a_worker_keeps_the_memory_that_a_step_has_freed(worker, monkeypatch):
+    kept = []
+    monkeypatch.setattr("trainables.process.keep_freed_memory", lambda: kept.append("for the next step"))
+    start, _ = worker
+    start(trial_of("mlp", 3))
+    assert kept == ["for the next step"]
+
+
 def test_nothing_of_a_trial_is_left_in_its_worker_for_the_next(worker, tmp_path, monkeypatch):
     from trainables.process import SETTINGS
     from trainables.trial import run_trial
