@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     Block = type[BasicBlock] | type[Bottleneck]
 
-CNN_GAINS_FROM = 0.5  # width: on a CPU narrower ones are faster contiguous, see docs/performance.md
+CNN_GAINS_FROM = 0.5  # width: on a CPU narrower ones gain nothing, see docs/performance.md
 
 
 class Network(nn.Module):
