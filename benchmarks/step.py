@@ -67,6 +67,10 @@ CASES = {
     "cnn-half": Case(architecture="cnn", width=0.5, sources=GREYS, steps_share=1),
     "cnn": Case(architecture="cnn", width=1, sources=GREYS, steps_share=0.5),
     "resnet18": Case(architecture="resnet18", width=0.25, sources=(Source(dataset="cifar10"),), steps_share=0.08),
+    "mobilenet": Case(
+        architecture="mobilenet_v3_small", width=1, sources=(Source(dataset="cifar10"),), steps_share=0.08
+    ),
+    "vgg": Case(architecture="vgg11", width=1, sources=(Source(dataset="cifar10"),), steps_share=0.04),
 }
 
 

@@ -121,10 +121,9 @@ def measure(architecture: Architecture) -> Size:
 def layout_of(architecture: Architecture, device: torch.device, precision: str = "float32") -> torch.memory_format:
     """How images and filters lie in memory: channels last where that is faster. Results change by rounding only.
 
-    That is where tensor cores read them, and on a CPU in torchvision's networks (a step took 0.39 of the time for
-    mobilenet_v3_small and 1.02 for vgg11, which gained least of four), in residual ones, and in a `cnn` that is not
-    narrow. What plug-ins do with strides is not known, so theirs are left alone. docs/performance.md has the figures of
-    `benchmarks/step.py`, which trains both ways.
+    That is where tensor cores read them, and on a CPU in torchvision's networks, in residual ones, and in a `cnn` that
+    is not narrow. What plug-ins do with strides is not known, so theirs are left alone. docs/performance.md has the
+    figures of `benchmarks/step.py`, which trains both ways.
     """
     if device.type == "cuda":
         return torch.channels_last if precision == "bfloat16" else torch.contiguous_format
