@@ -211,8 +211,28 @@ def test_the_study_of_the_peers_is_that_of_the_canonical_sweep():
     assert {(c["validation_examples"], c["test_examples"]) for c in asked["components"].values()} == {
         (cell.VALIDATION, cell.TEST)
     }
+    datasets = {name: dataset for name, (_, dataset) in cell.DATASETS.items()}
+    assert {name: c["dataset"] for name, c in asked["components"].items()} == datasets
     assert tuple(asked["components"]) == study.COMPONENTS
     assert len(whole.cells()) == 36
+
+
+@pytest.mark.parametrize("name", study.COMPONENTS)
+def test_the_examples_of_the_peers_are_ours(real_data, name):
+    from trainables.components import load, prepare
+    from trainables.feed import to_float
+    from trainables.spec import Source
+
+    dataset = cell.DATASETS[name][1]
+    source = Source(dataset=dataset, validation_examples=cell.VALIDATION, test_examples=cell.TEST)
+    ours, theirs = load(prepare(source)), cell.component(name)
+    read = {"train": study.Study().train_examples, "validation": cell.VALIDATION, "test": cell.TEST}
+    for split, count in read.items():
+        mine, other = getattr(ours, split), getattr(theirs, split)
+        assert len(mine) == len(other)
+        images, labels = zip(*(other[place] for place in range(count)), strict=True)
+        assert list(labels) == mine.labels[:count].tolist()
+        torch.testing.assert_close(torch.stack(images), to_float(mine.images[:count], ours.value_range))
 
 
 @pytest.mark.parametrize("width", study.WIDTHS)

@@ -2,12 +2,14 @@
 
 A cell is one mixture, ordering, width and seed: pretrain on the mixture, pretrain on every component alone, and read
 the features of all these networks, and of an untrained one, by a logistic regression on every component. Datasets are
-torchvision's, behind a DataLoader; features are computed once per network and component, and the regression is
-scikit-learn's, along a path of penalties from the strongest on, each from the one before.
+torchvision's, behind a DataLoader, and split as the sweep splits them, so that answers differ by what was trained and
+not by what was asked; features are computed once per network and component, and the regression is scikit-learn's,
+along a path of penalties from the strongest on, each from the one before.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +29,11 @@ from torchvision import datasets, transforms
 
 from benchmarks.peers.study import COMPONENTS, MIXTURES, Study
 
-DATASETS = {"clothes": datasets.FashionMNIST, "digits": datasets.MNIST, "kana": datasets.KMNIST}
+DATASETS = {
+    "clothes": (datasets.FashionMNIST, "fashion_mnist"),
+    "digits": (datasets.MNIST, "mnist"),
+    "kana": (datasets.KMNIST, "kmnist"),
+}
 CLASSES = 10
 VALIDATION, TEST = 2000, 5000
 BATCH, LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 128, 0.05, 0.9, 5e-4
@@ -48,17 +54,24 @@ class Splits:
 
 @cache
 def component(name: str) -> Splits:
-    """The splits of a component, the same for every seed."""
+    """The splits of a component, the same for every seed: the sweep's own examples, in its order."""
     root = os.environ["BOTTLENECK_DATA"]
     to_tensor = transforms.Compose([transforms.ToTensor(), transforms.Normalize(0.5, 0.5)])
-    seen, unseen = (DATASETS[name](root, train=train, transform=to_tensor) for train in (True, False))
-    order = torch.randperm(len(seen), generator=torch.Generator().manual_seed(0)).tolist()
-    chosen = torch.randperm(len(unseen), generator=torch.Generator().manual_seed(1)).tolist()
+    read, called = DATASETS[name]
+    seen, unseen = (read(root, train=train, transform=to_tensor) for train in (True, False))
+    order, chosen = positions(len(seen), called), positions(len(unseen), called, "test")
     return Splits(
         train=Subset(seen, order[:-VALIDATION]),
         validation=Subset(seen, order[-VALIDATION:]),
         test=Subset(unseen, chosen[:TEST]),
     )
+
+
+def positions(count: int, *purpose: str) -> list[int]:
+    """The order in which the sweep takes a dataset's examples: that of raw draws, whose seed has this purpose."""
+    digest = hashlib.sha256(repr((0, "split", *purpose)).encode()).digest()
+    draws = np.random.PCG64(int.from_bytes(digest[:4], "big")).random_raw(count)
+    return [int(position) for position in np.argsort(draws, kind="stable")]
 
 
 class Relabelled(Dataset[tuple[Tensor, int]]):
