@@ -2,10 +2,12 @@
 
     BOTTLENECK_DATA=... python benchmarks/trajectory.py [--json FILE] [--repeats 5] [--steps 2000] [--architecture cnn]
 
-One run on a mixture of MNIST, FashionMNIST and KMNIST, with and without checkpoints, in turn; then the trajectories of
-its components one after the other, each compared with a direct baseline, which share what is of the run. Checkpoints
-are copies in memory here, and files in a sweep. Processor time of one thread, so that other work on the machine counts
-little. Prints a line for each repeat, then the median with the smallest and the largest.
+One run on a mixture of MNIST, FashionMNIST and KMNIST, which leaves copies of its network as checkpoints; then the
+trajectories of its components one after the other, each compared with a direct baseline, which share what is of the
+run. Copies lie in memory here, and in files in a sweep; they are taken off the run's own time, and are not told by a
+second run without them, for two runs of a minute differ by more than all copies take. Processor time of one thread, so
+that other work on the machine counts little. Prints a line for each repeat, then the median with the smallest and the
+largest.
 """
 
 from __future__ import annotations
@@ -18,7 +20,6 @@ import statistics
 import sys
 import time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -26,12 +27,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 
-from benchmarks.clock import in_turn
 from trainables import checkpoints, components, representation, trajectory
 from trainables.architectures import Network, build
 from trainables.components import ComponentData
 from trainables.mixture import mixture_of
 from trainables.pretrain import pretrain
+from trainables.process import keep_freed_memory
 from trainables.spec import Architecture, Component, PretrainSpec, Source, Training, TrajectorySpec
 
 DATASETS = ("mnist", "fashion_mnist", "kmnist")
@@ -50,26 +51,30 @@ def run_of(parts: dict[str, Component], architecture: str, steps: int) -> Pretra
     return PretrainSpec(mixture=mixture, architecture=network, training=training, seed=0)
 
 
-def trained(run: PretrainSpec, data: list[ComponentData], kept: dict[int, Network], steps: tuple[int, ...]) -> float:
-    """Processor time of a run that leaves copies of its network after so many steps in `kept`."""
-    keep = {step: partial(_keep, kept, step) for step in steps}
+def trained(run: PretrainSpec, data: list[ComponentData], steps: tuple[int, ...]) -> tuple[list[Network], float, float]:
+    """Copies of the network after so many steps of a run, the run's processor time, and that of the copies in it."""
+    kept: list[Network] = []
+    copying = 0.0
+
+    def keep(network: Network) -> None:
+        nonlocal copying
+        started = time.process_time()
+        kept.append(copy.deepcopy(network).eval())
+        copying += time.process_time() - started
+
     started = time.process_time()
-    for _ in pretrain(run, data, device=CPU, checkpoints=keep, report_every_s=1e9):
+    for _ in pretrain(run, data, device=CPU, checkpoints=dict.fromkeys(steps, keep), report_every_s=1e9):
         pass
-    return time.process_time() - started
-
-
-def _keep(kept: dict[int, Network], step: int, network: Network) -> None:
-    kept[step] = copy.deepcopy(network).eval()
+    return kept, time.process_time() - started, copying
 
 
 def direct_baselines(parts: dict[str, Component], architecture: str) -> list[tuple[PretrainSpec, Network]]:
     """A network trained on each component alone: for DIRECT_STEPS, which makes no difference to what is measured."""
     found: list[tuple[PretrainSpec, Network]] = []
     for name, component in parts.items():
-        run, kept = run_of({name: component}, architecture, DIRECT_STEPS), dict[int, Network]()
-        trained(run, [components.load(component)], kept, (DIRECT_STEPS,))
-        found.append((run, kept[DIRECT_STEPS]))
+        run = run_of({name: component}, architecture, DIRECT_STEPS)
+        [network], _, _ = trained(run, [components.load(component)], (DIRECT_STEPS,))
+        found.append((run, network))
     return found
 
 
@@ -79,28 +84,25 @@ def extra(
     steps: int,
     points: int,
     directs: list[tuple[PretrainSpec, Network]],
-    swapped: bool,
 ) -> list[float]:
     """What the checkpoints and the trajectories of one, two, ... components add to the processor time of the run.
 
     Args:
         directs: of `direct_baselines`; by then everything has been imported and used once.
-        swapped: the run with checkpoints comes before the one without.
     """
     run = run_of(parts, architecture, steps)
     data = [components.load(share.component) for share in run.mixture.shares]
     at = checkpoints.schedule(steps, points)
-    kept: dict[int, Network] = {0: build(run.architecture, run.mixture.num_classes, run.seed).eval()}
-    ways = {"bare": lambda: trained(run, data, {}, ()), "kept": lambda: trained(run, data, kept, at[1:])}
-    took = in_turn(ways, swapped=swapped)
-    bare, spent = took["bare"], took["kept"] - took["bare"]
+    kept, whole, spent = trained(run, data, at[1:])
+    bare = whole - spent
+    networks = [build(run.architecture, run.mixture.num_classes, run.seed).eval(), *kept]
     start = representation.initialisation(run.architecture, run.seed)
     specs = (start, *(replace(run, until=step) for step in at[1:-1]), run)
     found = []
     for component, (direct, network) in zip(parts.values(), directs, strict=True):
         started = time.process_time()
         spec = TrajectorySpec(checkpoints=specs, component=component, direct=direct)
-        trajectory.measure(spec, [kept[step] for step in at], network, components.load(component), data, CPU)
+        trajectory.measure(spec, networks, network, components.load(component), data, CPU)
         spent += time.process_time() - started
         found.append(spent / bare)
     return found
@@ -115,12 +117,13 @@ def main() -> None:
     parser.add_argument("--architecture", default="cnn")
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()
     prepared = {name: components.prepare(Source(dataset=name)) for name in DATASETS}
     directs = direct_baselines(prepared, asked.architecture)
     found: list[list[float]] = []
     print(f"{asked.architecture}, {asked.steps} steps of {BATCH}, {asked.points} checkpoints; extra processor time, %")
-    for repeat in range(asked.repeats):
-        found.append(extra(prepared, asked.architecture, asked.steps, asked.points, directs, bool(repeat % 2)))
+    for _ in range(asked.repeats):
+        found.append(extra(prepared, asked.architecture, asked.steps, asked.points, directs))
         print("  " + "  ".join(f"{100 * value:.1f}" for value in found[-1]), flush=True)
     for count, values in enumerate(zip(*found, strict=True), start=1):
         low, middle, high = (100 * f(values) for f in (min, statistics.median, max))

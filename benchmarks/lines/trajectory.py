@@ -13,14 +13,16 @@ def prepare(folder: Path, *, steps: int, points: int) -> Measure:
 
     from benchmarks.trajectory import DATASETS, direct_baselines, extra
     from trainables import components
+    from trainables.process import keep_freed_memory
     from trainables.spec import Source
 
     torch.set_num_threads(1)
+    keep_freed_memory()  # as a worker does
     prepared = {name: components.prepare(Source(dataset=name)) for name in DATASETS}
     directs = direct_baselines(prepared, "cnn")
 
     def measure(swapped: bool) -> dict[str, float]:
-        found = extra(prepared, "cnn", steps, points, directs, swapped)
+        found = extra(prepared, "cnn", steps, points, directs)
         return {
             "added to the run, one component": found[0],
             "added to the run, three components": found[-1],
