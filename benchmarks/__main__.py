@@ -62,6 +62,9 @@ def main(words: Sequence[str] | None = None) -> int:
     if asked.list:
         print("\n".join(_listed(line) for line in chosen))
         return 0
+    from trainables.process import keep_freed_memory
+
+    keep_freed_memory()  # as a worker does, for what is measured in this process and for its peers
     scale_name = "quick" if asked.quick else "full" if asked.full else "usual"
     found: list[Measured] = []
     about = machine() | {"command": " ".join(["python -m benchmarks", *(words or sys.argv[1:])])}
@@ -160,7 +163,7 @@ def _listed(line: Line) -> str:
         return ", ".join(f"{key}={value:g}" for key, value in size.items())
 
     sizes = [f"full: {said(line.full)}", *([f"usual: {said(line.usual)}"] if line.usual else ())]
-    return f"{line.name}: {line.question}\n    {goals or 'no goal'}\n    {'; '.join(sizes)}; n = {line.repeats}"
+    return f"{line.name}: {line.question}\n    {goals or 'no goal'}\n    {'; '.join(sizes)}; repeats={line.repeats}"
 
 
 def _write(path: Path | None, text: str) -> None:

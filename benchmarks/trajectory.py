@@ -4,10 +4,9 @@
 
 One run on a mixture of MNIST, FashionMNIST and KMNIST, which leaves copies of its network as checkpoints; then the
 trajectories of its components one after the other, each compared with a direct baseline, which share what is of the
-run. Copies lie in memory here, and in files in a sweep; they are taken off the run's own time, and are not told by a
-second run without them, for two runs of a minute differ by more than all copies take. Processor time of one thread, so
-that other work on the machine counts little. Prints a line for each repeat, then the median with the smallest and the
-largest.
+run. Copies lie in memory here, and in files in a sweep. Their time is taken off that of the run in which they are made:
+a second run without them would differ by more than they take. Processor time of one thread, so that other work on the
+machine counts little. Prints a line for each repeat, then the median with the smallest and the largest.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 
 from trainables import checkpoints, components, representation, trajectory
-from trainables.architectures import Network, build
+from trainables.architectures import Network, build, layout_of
 from trainables.components import ComponentData
 from trainables.mixture import mixture_of
 from trainables.pretrain import pretrain
@@ -95,7 +94,8 @@ def extra(
     at = checkpoints.schedule(steps, points)
     kept, whole, spent = trained(run, data, at[1:])
     bare = whole - spent
-    networks = [build(run.architecture, run.mixture.num_classes, run.seed).eval(), *kept]
+    initial = build(run.architecture, run.mixture.num_classes, run.seed).eval()
+    networks = [initial.to(memory_format=layout_of(run.architecture, CPU)), *kept]
     start = representation.initialisation(run.architecture, run.seed)
     specs = (start, *(replace(run, until=step) for step in at[1:-1]), run)
     found = []

@@ -217,6 +217,14 @@ def test_the_study_of_the_peers_is_that_of_the_canonical_sweep():
     assert len(whole.cells()) == 36
 
 
+@pytest.mark.parametrize("purpose", [("mnist",), ("mnist", "test")])
+def test_the_peers_draw_their_splits_as_the_sweep_does(purpose):
+    from trainables.draws import permutation
+    from trainables.spec import derive_seed
+
+    assert cell.positions(1000, *purpose) == permutation(derive_seed(0, "split", *purpose), 1000).tolist()
+
+
 @pytest.mark.parametrize("name", study.COMPONENTS)
 def test_the_examples_of_the_peers_are_ours(real_data, name):
     from trainables.components import load, prepare

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     Block = type[BasicBlock] | type[Bottleneck]
 
-CNN_GAINS_FROM = 0.5  # width: on a CPU narrower ones gain nothing, see docs/performance.md
+CNN_GAINS_FROM = 0.5  # width: on a CPU one of 0.25 gains nothing, see docs/performance.md
 
 
 class Network(nn.Module):
@@ -339,7 +339,7 @@ FIXED = ("raw", "diagonal")  # of ARCHITECTURES, those without width and depth
 class GlobalAverage(nn.Module):
     """The mean over all positions, (B, C, H, W) -> (B, C, 1, 1).
 
-    The gradient lies in memory as the input does. torch's own pooling gives one that is contiguous, and the layer
+    On a CPU the gradient lies in memory as the input does. That of torch's own pooling is contiguous, and the layer
     before it then reads one of its tensors across.
     """
 

@@ -22,18 +22,19 @@ log = logging.getLogger(__name__)
 KEPT_BYTES = 2**30  # free at the end of the heap at most: what a step of most networks takes
 MAPPED_FROM = 2**25  # bytes: larger blocks are the system's each time; glibc takes no more
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-SET_BY_USER = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+SET_BY_USER = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
 
 
 def keep_freed_memory() -> None:
     """Have this process use freed memory again, and not give it back to the system for the next step to ask for.
 
-    glibc gives back whatever is free at the end of the heap, after every step of training: the pages are then cleared
-    and mapped anew, thousands in a step. Results are the same to the last bit. Other C libraries are left alone, and
-    so is an allocator that the user has set by glibc's own variables.
+    glibc gives back whatever is free at the end of the heap, after every step of training, and the system clears and
+    maps the pages anew in the next. Results are the same to the last bit. Other C libraries are left alone, and so is
+    an allocator that the user has set by glibc's own variables.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None and not any(name in os.environ for name in SET_BY_USER):
+    set_by_user = [name for name in SET_BY_USER if name in os.environ]
+    if mallopt is not None and not set_by_user and "glibc.malloc" not in os.environ.get("GLIBC_TUNABLES", ""):
         mallopt(M_MMAP_THRESHOLD, MAPPED_FROM)  # it no longer finds its own as soon as one of the two is set
         mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 

@@ -13,11 +13,9 @@ def prepare(folder: Path, *, steps: int, points: int) -> Measure:
 
     from benchmarks.trajectory import DATASETS, direct_baselines, extra
     from trainables import components
-    from trainables.process import keep_freed_memory
     from trainables.spec import Source
 
     torch.set_num_threads(1)
-    keep_freed_memory()  # as a worker does
     prepared = {name: components.prepare(Source(dataset=name)) for name in DATASETS}
     directs = direct_baselines(prepared, "cnn")
 
