@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -266,6 +267,50 @@ def test_the_schedule_of_the_peers_is_ours():
     training = Training(steps=600, learning_rate=1.0, schedule="one_cycle")
     for step in range(600):
         assert cell.one_cycle(step, 600) == pytest.approx(learning_rate(training, step), abs=1e-12)
+
+
+@pytest.mark.parametrize("width", study.WIDTHS)
+def test_a_run_of_the_peers_is_ours_if_both_draw_the_same(real_data, monkeypatch, width):
+    from trainables.architectures import build
+    from trainables.components import load, prepare
+    from trainables.feed import Feed
+    from trainables.mixture import mixture_of
+    from trainables.ordering import index_stream
+    from trainables.pretrain import pretrain
+    from trainables.spec import Architecture, Ordering, PretrainSpec, Source, Training
+
+    steps = 20
+    parts = {name: prepare(Source(dataset=cell.DATASETS[name][1])) for name in study.COMPONENTS}
+    data = [load(component) for component in parts.values()]
+    mixture = mixture_of(
+        study.MIXTURES[1], parts, num_examples=steps * cell.BATCH, train_examples=None, label_space="joint"
+    )
+    spec = PretrainSpec(
+        mixture=mixture,
+        architecture=Architecture(name="cnn", width=width, image_shape=(1, 28, 28)),
+        training=Training(
+            steps=steps,
+            batch_size=cell.BATCH,
+            learning_rate=cell.LEARNING_RATE,
+            schedule="one_cycle",
+            weight_decay=cell.WEIGHT_DECAY,
+        ),
+        seed=0,
+    )
+    cpu, ours = torch.device("cpu"), {}
+    monkeypatch.setattr("trainables.pretrain.layout_of", lambda *_: torch.contiguous_format)  # theirs rounds so
+    ended = {steps: lambda network: ours.update(copy.deepcopy(network.features).state_dict())}
+    assert not list(pretrain(spec, data, device=cpu, checkpoints=ended, report_every_s=1e9))
+
+    start = build(spec.architecture, mixture.num_classes, spec.seed)
+    shown = Feed(index_stream(mixture, Ordering(), spec.seed), mixture, data, cell.BATCH, cpu)
+    monkeypatch.setattr(cell, "untrained", lambda *_: start.features)
+    monkeypatch.setattr(cell.nn, "Linear", lambda *_: start.head)
+    monkeypatch.setattr(cell, "batches", lambda *_: (batch[:2] for batch in shown.batches(0)))
+    theirs = cell.pretrained(study.MIXTURES[1], "shuffled", width, 0, steps).state_dict()
+    assert [*theirs] == [*ours]
+    for name, value in theirs.items():
+        torch.testing.assert_close(value, ours[name])
 
 
 def test_the_probe_of_the_peers_finds_what_ours_finds():
