@@ -659,7 +659,7 @@ def store_lookup(store: Store, stamps: table_cache.Stamps | None = None) -> Look
     yet is looked for again.
 
     Args:
-        stamps: takes down what each result's file was before it was read for the first time.
+        stamps: takes down which file each result was when it was read for the first time.
     """
     found: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
 
@@ -667,8 +667,7 @@ def store_lookup(store: Store, stamps: table_cache.Stamps | None = None) -> Look
         if digest in found:
             found.move_to_end(digest)
             return found[digest]
-        stamp = None if stamps is None else store.stamp(kind, digest)
-        result = store.get(kind, digest)
+        result, stamp = store.get_stamped(kind, digest)
         if stamps is not None:  # of a damaged entry, which cannot be set aside everywhere, that it is not there
             stamps.setdefault((kind, digest), None if result is None else stamp)
         if result is None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from orchestrator.journal import Journal
 
-Stamps = dict[tuple[str, str], Stamp | None]  # by kind and digest: as it was before it was read; None: not there
+Stamps = dict[tuple[str, str], Stamp | None]  # by kind and digest: as it was when it was read; None: not there
 
 KEPT_FROM = 1000  # stages: the table of fewer is made within a tenth of a second
 KEPT_BYTES = 2**28  # of all kept tables; 2,000 trials of six rows are 3 MB
@@ -48,7 +48,7 @@ def remembered(journals: Sequence[Journal], make: Callable[[Stamps | None], pd.D
     """What `make` gives of sweeps of one store, or gave the last time, if that was of the same plans and results.
 
     Args:
-        make: makes the table; if it is given stamps, it takes down that of every stage before it reads it.
+        make: makes the table; if it is given stamps, it takes down that of every stage that it reads.
     """
     import pandas as pd
 

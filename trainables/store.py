@@ -77,7 +77,7 @@ class File(NamedTuple):
     used: float  # seconds since 1970: when it was written or, where the file system keeps that, last read
 
 
-READ_BYTES = 2**16  # asked for at first: a result is smaller, and room for more takes longer to find
+READ_BYTES = 2**24  # asked for at a time where a file is longer than it was said to be
 LISTED_FROM = 8  # of so many stages of one shelf, a listing of it is faster than a look at each
 THREADS = 32  # that wait for an object store at the same time
 PATIENCE_S = {True: 0.2, False: 1.0}  # by `is_folder`: between looks at what another is computing; requests cost money
@@ -153,20 +153,24 @@ class Store:
 
     def get(self, kind: str, digest: str) -> dict[str, Any] | None:
         """The result of a stage, or None. A damaged entry is set aside and is None."""
+        return self.get_stamped(kind, digest)[0]
+
+    def get_stamped(self, kind: str, digest: str) -> tuple[dict[str, Any] | None, Stamp | None]:
+        """The same, and the stamp of the file that it was read from; None where there is none, and in object stores."""
         try:
-            return self._entry(kind, digest).result
+            entry, stamp = self._entry(kind, digest)
         except (FileNotFoundError, DamagedEntry):
-            return None
+            return None, None
+        return entry.result, stamp
 
     def stamp(self, kind: str, digest: str) -> Stamp | None:
         """Which file a stage's result is, in a store that is a folder; None if there is none."""
         try:
-            seen = os.stat(self._path(f"{_folder(kind, digest)}/result.json"))  # noqa: PTH116 - thousands of them
+            return _stamp(os.stat(self._path(f"{_folder(kind, digest)}/result.json")))  # noqa: PTH116 - thousands of them
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise self._refused("read", error) from error
-        return Stamp(seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino)
 
     def tensors(self, kind: str, digest: str, name: str) -> dict[str, Tensor]:
         """The tensors of a stage's file `name`.safetensors.
@@ -178,7 +182,7 @@ class Store:
         from safetensors import SafetensorError
         from safetensors.torch import load
 
-        files = self._entry(kind, digest).files
+        files = self._entry(kind, digest)[0].files
         file = next((file for file in files if _tensors_name(file) == name), f"{name}.safetensors")
         try:
             content = self.read(f"{_folder(kind, digest)}/{file}")
@@ -201,7 +205,7 @@ class Store:
             DamagedEntry: the result fails its checksum; the entry has been set aside.
             FileNotFoundError: there is no such stage.
         """
-        files = self._entry(kind, digest).files
+        files = self._entry(kind, digest)[0].files
         return {_tensors_name(file): checksum for file, checksum in files.items()}
 
     def put(
@@ -232,10 +236,10 @@ class Store:
         self.delete(f"{folder}/result.json")  # first, so that a kill leaves no entry without its files
         self.delete_tree(folder)
 
-    def _entry(self, kind: str, digest: str) -> Entry:
-        content = self.read(f"{_folder(kind, digest)}/result.json")
+    def _entry(self, kind: str, digest: str) -> tuple[Entry, Stamp | None]:
+        content, stamp = self._read(f"{_folder(kind, digest)}/result.json")
         try:
-            return _unsealed(content)
+            return _unsealed(content), stamp
         except (ValueError, RecursionError):
             self._set_aside(kind, digest, "result.json does not match its checksum")
             raise DamagedEntry(f"{kind} {digest[:12]}: result.json") from None
@@ -393,6 +397,10 @@ class Store:
 
     def read(self, name: str) -> bytes:
         """The content of a file below the location, as it was at one moment. Raises FileNotFoundError."""
+        return self._read(name)[0]
+
+    def _read(self, name: str) -> tuple[bytes, Stamp | None]:
+        """The same, and which file it was, if the store is a folder."""
         path = self._path(name)
         if self._remote is None:  # a table reads thousands of files, and `_asked` takes half as long as one
             try:
@@ -407,11 +415,11 @@ class Store:
                     content = bytes(file.read())
                     tag = self._tag(file)
                 if tag is None or tag == hashlib.md5(content, usedforsecurity=False).hexdigest():
-                    return content
+                    return content, None
                 # A large or encrypted object has a tag of another kind: it is whole if it still has the same one.
                 with self._remote.open_input_file(path) as file:
                     if self._tag(file) == tag:
-                        return content
+                        return content, None
 
     def _tag(self, file: Any) -> str | None:
         """What S3 calls the content of an object. pyarrow asks for its length first and for its bytes afterwards, so an
@@ -581,17 +589,25 @@ def _shelf(kind: str, digest: str) -> str:
     return f"stages/{kind}/{digest[:2]}"
 
 
-def _content(path: str) -> bytes:
-    """What is in a file. In four calls of the system, where `open` makes seven: a table reads thousands of files."""
+def _content(path: str) -> tuple[bytes, Stamp]:
+    """What is in a file, and which one it is.
+
+    In four calls of the system, where `open` makes seven and a stamp one more: a table reads thousands of files.
+    """
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        parts, room = [os.read(file, READ_BYTES)], READ_BYTES
-        while parts[-1]:
-            parts.append(os.read(file, room))
-            room = min(2 * room, 2**26)
-        return parts[0] if len(parts) == 2 else b"".join(parts)
+        stamp = _stamp(os.fstat(file))
+        parts = [os.read(file, stamp.bytes + 1)]
+        if len(parts[0]) != stamp.bytes:  # it has grown since, or comes in pieces
+            while parts[-1]:
+                parts.append(os.read(file, READ_BYTES))
+        return b"".join(parts), stamp
     finally:
         os.close(file)
+
+
+def _stamp(seen: os.stat_result) -> Stamp:
+    return Stamp(seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino)
 
 
 def _is_file(path: str) -> bool:

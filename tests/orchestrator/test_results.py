@@ -562,7 +562,7 @@ def sealed(content):
 
 def unread(monkeypatch):
     """From now on no result of a stage is read."""
-    monkeypatch.setattr(Store, "get", lambda *_: pytest.fail("a result was read"))
+    monkeypatch.setattr(Store, "get_stamped", lambda *_: pytest.fail("a result was read"))
 
 
 def test_the_second_time_a_table_is_the_same_and_no_result_is_read(cache, tmp_path, monkeypatch):
@@ -634,7 +634,7 @@ def test_a_result_that_is_changed_while_it_is_read_is_in_the_next_table(cache, t
     store = Store(tmp_path / "runs")
     sweep = put_small(store)
     stage = ("probe", sweep.plan["trials"][0]["cells"][0]["transfer"])
-    get, changed = Store.get, {**sweep.stages[stage], "test_accuracy": 0.123}
+    get, changed = Store.get_stamped, {**sweep.stages[stage], "test_accuracy": 0.123}
 
     def overtaken(self, kind, digest):
         found = get(self, kind, digest)
@@ -643,7 +643,7 @@ def test_a_result_that_is_changed_while_it_is_read_is_in_the_next_table(cache, t
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "get", overtaken)
+        patch.setattr(Store, "get_stamped", overtaken)
         assert 0.123 not in set(results.load("first", storage=store.location)["transfer_accuracy"])
     assert 0.123 in set(results.load("first", storage=store.location)["transfer_accuracy"])
 
@@ -734,7 +734,7 @@ def test_readers_at_the_same_time_all_have_the_table_and_leave_one_file(cache, t
 
 def test_a_second_pass_over_a_thousand_trials_reads_no_result_again(tmp_path, monkeypatch):
     store, read = Store(tmp_path / "runs"), Counter()
-    monkeypatch.setattr(store, "get", lambda kind, digest: read.update([digest]) or {"status": "ok"})
+    monkeypatch.setattr(store, "get_stamped", lambda _, digest: (read.update([digest]) or {"status": "ok"}, None))
     lookup = results.store_lookup(store)
     for digest in [*range(4148)] * 2:
         lookup("probe", str(digest))

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import itertools
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -275,6 +276,20 @@ def run_beside(code, *arguments, count=1):
             programs.append(stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)))
             stack.callback(programs[-1].kill)
         yield programs
+
+
+def test_a_file_that_has_grown_since_it_was_opened_is_read_whole(tmp_path, monkeypatch):
+    (tmp_path / "lines").write_bytes(b"first\n")
+    fstat = os.fstat
+
+    def overtaken(file):
+        seen = fstat(file)
+        with (tmp_path / "lines").open("ab") as lines:
+            lines.write(b"second\n" * 1000)
+        return seen
+
+    monkeypatch.setattr(stores.os, "fstat", overtaken)
+    assert Store(tmp_path).read("lines") == b"first\n" + b"second\n" * 1000
 
 
 def test_readers_never_see_a_file_in_part(store, other):

@@ -97,6 +97,15 @@ def test_squared_gradients_of_single_examples_are_those_of_a_loop(options):
 
 
 @pytest.mark.parametrize("options", NETWORKS)
+def test_squared_gradients_are_the_same_however_many_are_held_at_a_time(options, monkeypatch):
+    network, images, _ = tiny(**options)
+    directions = torch.randn(10, 1, 3, generator=torch.Generator().manual_seed(0))
+    whole = squared_gradient_norms(network, images, directions)
+    monkeypatch.setattr(trajectory, "GRADIENT_CHUNK", 4)
+    torch.testing.assert_close(squared_gradient_norms(network, images, directions), whole, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("options", NETWORKS)
 def test_the_fisher_trace_is_the_mean_over_images_and_the_model_s_own_labels(options):
     network, images, _ = tiny(**options)
     by_hand = 0.0
