@@ -47,8 +47,8 @@ FOLDS = 5  # of the mixture's examples: three to fit the residual, one to choose
 GRADIENT_EXAMPLES = 128
 GRADIENT_GROUPS = 8  # whose means tell the variance of single examples' gradients
 FISHER_DRAWS = 1  # random directions per example in place of a sum over classes: 5 % off on 128 images
-# Gradients of single examples are held for so many examples at a time, in half a gigabyte at most. 128 of a `cnn` at once
-# take a core of a CPU 60 ms, 32 at a time 70 to 79, and the numbers are the same to the last bit.
+# Gradients of single examples are held for so many examples at a time, in half a gigabyte at most. 128 of a `cnn` take
+# 60 ms of a core of a CPU at once, 70 to 79 by 32 at a time, and the numbers are the same to the last bit.
 GRADIENT_CHUNK = 128
 MAX_GRADIENT_ENTRIES = 2**27
 NO_GRADIENT: dict[str, float | None] = dict.fromkeys(("gradient_norm", "gradient_cosine", "gradient_snr"))
