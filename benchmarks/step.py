@@ -89,7 +89,7 @@ def _run(parts: dict[str, Component], case: Case, steps: int, precision: str) ->
 
 
 def measure(spec: PretrainSpec, device: torch.device, swapped: bool) -> dict[str, float]:
-    """Milliseconds of a step: ours, ours in the other layout, the bare loop and the feed alone; swapped: the last first."""
+    """Milliseconds of a step: ours, ours in the other layout, bare, and the feed; swapped: the last first."""
     data = [components.load(share.component) for share in spec.mixture.shares]
     ways = {"ours": _ours, "other layout": _other_layout, "bare": _bare, "feed": _feed}
     taken = {name: ways[name](spec, data, device) for name in (reversed(ways) if swapped else ways)}
