@@ -166,7 +166,7 @@ def mlp(architecture: Architecture) -> nn.Module:
     inputs, units = math.prod(architecture.image_shape), _scaled(64, architecture)
     layers: list[nn.Module] = [nn.Flatten()]
     for _ in range(architecture.depth or 2):
-        layers += [nn.Linear(inputs, units), nn.ReLU()]
+        layers += [nn.Linear(inputs, units), nn.ReLU(inplace=True)]
         inputs = units
     return nn.Sequential(*layers)
 
@@ -185,7 +185,7 @@ def cnn(architecture: Architecture) -> nn.Module:
         layers += [
             nn.Conv2d(channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=False),
             nn.BatchNorm2d(out_channels),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
         ]
         channels, side = out_channels, math.ceil(side / stride)
     return nn.Sequential(*layers, GlobalAverage(), nn.Flatten())
@@ -200,10 +200,10 @@ def cnn_plain(architecture: Architecture) -> nn.Module:
     layers: list[nn.Module] = []
     for i in range(architecture.depth or 3):
         out_channels = _scaled((8, 16, 32)[min(i, 2)], architecture)
-        layers += [nn.Conv2d(channels, out_channels, kernel_size=3, stride=2, padding=1), nn.ReLU()]
+        layers += [nn.Conv2d(channels, out_channels, kernel_size=3, stride=2, padding=1), nn.ReLU(inplace=True)]
         channels, height, width = out_channels, math.ceil(height / 2), math.ceil(width / 2)
     units = _scaled(32, architecture)
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * height * width, units), nn.ReLU())
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * height * width, units), nn.ReLU(inplace=True))
 
 
 def resnet(architecture: Architecture, block: Literal["BasicBlock", "Bottleneck"], blocks: Sequence[int]) -> nn.Module:
@@ -222,7 +222,7 @@ def resnet(architecture: Architecture, block: Literal["BasicBlock", "Bottleneck"
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     layers["conv1"] = nn.Conv2d(image_channels, channels, kernel, stride, padding=kernel // 2, bias=False)
     layers["bn1"] = nn.BatchNorm2d(channels)
-    layers["relu"] = nn.ReLU()
+    layers["relu"] = nn.ReLU(inplace=True)
     layers["maxpool"] = nn.Identity() if small else nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
     for i, num_blocks in enumerate([architecture.depth] * 4 if architecture.depth else blocks):
         planes = _scaled(64 * 2**i, architecture)

@@ -124,7 +124,7 @@ def features_of(width: float) -> nn.Sequential:
     for channels, stride in zip((16, 32, 64, 64), (2, 2, 1, 1), strict=True):
         outputs = round(channels * width)
         convolution = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
-        layers += [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
+        layers += [convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
         inputs = outputs
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
