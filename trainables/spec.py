@@ -25,8 +25,8 @@ from typing import Any, ClassVar, NamedTuple
 
 # Raised whenever the computation changes in a way that moves results: old entries of the store then no longer match.
 PRETRAIN_RECIPE = 3
-PROBE_RECIPE = 3
-RETENTION_RECIPE = 3
+PROBE_RECIPE = 4
+RETENTION_RECIPE = 4
 TRAJECTORY_RECIPE = 3
 
 BACKWARD = 2  # a backward pass costs about twice a forward pass

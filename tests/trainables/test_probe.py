@@ -87,10 +87,10 @@ def scikit_learn(features: Tensor, labels: Tensor, l2: float) -> Probe:
     return Probe(weight=torch.tensor(model.coef_), bias=torch.tensor(model.intercept_), mean=mean, scale=scale, l2=l2)
 
 
-@pytest.mark.parametrize("source", [digits, random_net_features])
-def test_scikit_learn_finds_the_same_minimum_and_the_same_accuracy(source):
+@pytest.mark.parametrize(("source", "count"), [(digits, 1200), (random_net_features, 1200), (digits, 50)])
+def test_scikit_learn_finds_the_same_minimum_and_the_same_accuracy(source, count):
     features, labels = source()
-    train, test = (features[:1200], labels[:1200]), (features[1200:], labels[1200:])
+    train, test = (features[:count], labels[:count]), (features[1200:], labels[1200:])
     for ours in fit_path(*train, 10, L2S):
         theirs = scikit_learn(*train, ours.l2)
         assert objective(ours, *train) == pytest.approx(objective(theirs, *train), rel=1e-5)
@@ -221,6 +221,19 @@ def test_the_block_is_the_hessian_and_what_is_added_to_all_classes_alike(leading
     torch.testing.assert_close(curvature.diagonal, own)
 
 
+def test_few_coordinates_have_a_block_in_every_step_and_more_a_block_now_and_then(monkeypatch):
+    blocks, steps = [], []
+    factor, search = torch.linalg.cholesky_ex, probe._line_search
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", lambda *args: blocks.append(1) or factor(*args))
+    monkeypatch.setattr(probe, "_line_search", lambda *args: steps.append(1) or search(*args))
+    fit_path(*blobs(60, 4), 3, [1e-3])
+    assert len(blocks) == len(steps) > 3
+    blocks.clear(), steps.clear()
+    features, labels = digits()
+    fit_path(features[:50], labels[:50], 10, [1e-3])  # 510 coordinates, whose factor takes longer than their block
+    assert 0 < len(blocks) < len(steps) / 3
+
+
 def test_examples_drawn_for_a_block_stand_for_all(monkeypatch):
     problem = posed(*random_net_features())
     (found,) = fit_path(*random_net_features(), 10, [1e-3])
@@ -236,6 +249,7 @@ def test_examples_drawn_for_a_block_stand_for_all(monkeypatch):
 
 def test_nothing_is_added_to_all_classes_alike(monkeypatch):
     monkeypatch.setattr(probe, "FIRST_BLOCK", 0)
+    monkeypatch.setattr(probe, "FREE_BLOCK", 0)
     features, labels = blobs(400, 12, 5)
     rare = labels >= 3
     keep = ~rare | (torch.arange(400) % 50 < 5)
