@@ -12,6 +12,7 @@ torchvision is imported by the functions that need it: that takes 2 s of a proce
 
 from __future__ import annotations
 
+import copy
 import difflib
 import math
 from collections import OrderedDict
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -133,6 +135,30 @@ def layout_of(architecture: Architecture, device: torch.device, precision: str =
     else:
         gains = not plugins.is_code(name)
     return torch.channels_last if gains else torch.contiguous_format
+
+
+def folded(features: nn.Module) -> nn.Module:
+    """The same features for reading, up to rounding: a batch norm is part of the convolution right before it.
+
+    Where they are a plain sequence, that is: of a `cnn` all, of a residual network the stem. In evaluation mode only.
+    What is not folded is shared with `features`, which stay as they are. Features with hooks, as code of the user's may
+    have them, are left alone: a hook may read or change what lies between.
+    """
+    hooked = any(part._forward_hooks or part._forward_pre_hooks for part in features.modules())
+    if hooked or type(features) is not nn.Sequential:
+        return features
+    parts: list[nn.Module] = []
+    for part in features:
+        before = parts[-1] if parts else None
+        if type(before) is nn.Conv2d and type(part) is nn.BatchNorm2d and part.track_running_stats:
+            parts[-1] = both = copy.deepcopy(before)
+            mean, variance = cast(Tensor, part.running_mean), cast(Tensor, part.running_var)
+            both.weight, both.bias = fuse_conv_bn_weights(
+                both.weight, both.bias, mean, variance, part.eps, part.weight, part.bias
+            )
+        else:
+            parts.append(part)
+    return nn.Sequential(*parts)
 
 
 def _checked(output: object, architecture: Architecture) -> Tensor:

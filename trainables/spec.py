@@ -27,7 +27,7 @@ from typing import Any, ClassVar, NamedTuple
 PRETRAIN_RECIPE = 3
 PROBE_RECIPE = 4
 RETENTION_RECIPE = 4
-TRAJECTORY_RECIPE = 3
+TRAJECTORY_RECIPE = 4
 
 BACKWARD = 2  # a backward pass costs about twice a forward pass
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.func import functional_call, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from trainables.architectures import Network, build
+from trainables.architectures import Network, build, folded
 from trainables.components import ComponentData, Split
 from trainables.feed import Feed, to_float
 from trainables.optimizers import OPTIMIZERS
@@ -172,28 +172,33 @@ def mean_gradient(network: Network, images: Tensor, labels: Tensor, groups: int)
     return mean, spread * (len(labels) // groups)
 
 
-def squared_gradient_norms(network: Network, images: Tensor, cotangents: Tensor) -> Tensor:
+def squared_gradient_norms(
+    network: Network, images: Tensor, given: Tensor, cotangents: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
     """(B, M) squared norms, over all weights, of the gradients of <cotangent, logits> of single examples.
 
     Args:
         network: in evaluation mode.
         images: (B, channels, height, width).
-        cotangents: (B, M, C), M for every example. Softmax minus one-hot label gives the gradient of the loss.
+        given: (B, ...) what the cotangents are made of beside the logits.
+        cotangents: from the (C,) logits of one example and what is given for it to (M, C). Softmax minus one-hot label
+            gives the gradient of the loss.
     """
     weights = {name: weight.detach() for name, weight in network.named_parameters()}
     buffers = dict(network.named_buffers())
 
-    def of_one(image: Tensor, directions: Tensor) -> Tensor:
-        def logits(weights: dict[str, Tensor]) -> Tensor:
+    def of_one(image: Tensor, its_own: Tensor) -> Tensor:
+        def output(weights: dict[str, Tensor]) -> Tensor:
             return functional_call(network, (weights, buffers), (image[None],))[0]  # type: ignore[no-any-return]
 
-        pull_back = vjp(logits, weights)[1]
-        return torch.stack([sum(g.square().sum() for g in pull_back(c)[0].values()) for c in directions.unbind()])
+        logits, pull_back = vjp(output, weights)[:2]
+        gradients = [pull_back(cotangent)[0].values() for cotangent in cotangents(logits, its_own).unbind()]
+        return torch.stack([sum(gradient.square().sum() for gradient in each) for each in gradients])
 
     entries = sum(weight.numel() for weight in weights.values())
     chunk = max(1, min(GRADIENT_CHUNK, MAX_GRADIENT_ENTRIES // entries))
     with sdpa_kernel(SDPBackend.MATH):  # fused attention has no rule for a batch of gradients
-        found: Tensor = vmap(of_one, chunk_size=chunk)(images, cotangents)
+        found: Tensor = vmap(of_one, chunk_size=chunk)(images, given)
     return found
 
 
@@ -212,18 +217,21 @@ def fisher_trace(network: Network, images: Tensor, draws: int | None, generator:
 
     Source: Achille, Rovere & Soatto (2019), arXiv:1711.08856; the estimator is Hutchinson's.
     """
-    with torch.no_grad():
-        p = network(images).softmax(1)
-    num_classes = p.shape[1]
-    factor = torch.diag_embed(p.sqrt()) - p[:, :, None] * p.sqrt()[:, None]  # (B, C, C)
+    assert network.head is not None, "only a network with a head predicts"
+    num_classes = network.head.out_features
     if draws is None or draws >= num_classes:
-        directions = factor.mT
-        average = 1.0
+        right, average = torch.eye(num_classes).expand(len(images), -1, -1), 1.0  # (B, C, M)
     else:
-        signs = torch.randint(2, (len(images), num_classes, draws), generator=generator).to(p) * 2 - 1
-        directions = (factor @ signs).mT  # (B, M, C)
+        right = torch.randint(2, (len(images), num_classes, draws), generator=generator).float() * 2 - 1
         average = 1 / draws
-    return float(squared_gradient_norms(network, images, directions).double().sum(1).mean()) * average
+
+    def directions(logits: Tensor, columns: Tensor) -> Tensor:
+        p = logits.softmax(0)
+        root = p.sqrt()
+        return (root[:, None] * columns - torch.outer(p, root @ columns)).mT  # (M, C), the columns of L times `columns`
+
+    norms = squared_gradient_norms(network, images, right.to(images), directions)
+    return float(norms.double().sum(1).mean()) * average
 
 
 # --- What is measured on. ---
@@ -330,7 +338,8 @@ def _read_course(
     logits, gradients, fisher = [], [], []
     for network in networks:
         with evaluating(network):
-            logits.append(extract(network, examples.batches()))
+            with torch.no_grad():
+                logits.append(network.logits(_features(network, examples)))
             gradients.append(_Gradients.of(network, by_component))
             generator = torch.Generator().manual_seed(0)  # the same draws for every checkpoint
             fisher.append(fisher_trace(network, few.images(), FISHER_DRAWS, generator))
@@ -417,7 +426,7 @@ class _Reference:
 
     @staticmethod
     def of(sample: _Sample, course: _Course, final: Network, direct: Network | None) -> _Reference:
-        features, validation = _read(final, sample), extract(final.features, sample.validation.batches())
+        features, validation = _read(final, sample), _features(final, sample.validation)
         probes = fit_path(features[0], sample.train.labels, sample.num_classes, L2S)
         chosen = choose(((p.l2, p) for p in probes), lambda p: p.logits(validation), sample.validation.labels)
         l2 = chosen.setting
@@ -427,13 +436,17 @@ class _Reference:
         return _Reference(
             l2=l2,
             final=features,
-            direct=(of_component, extract(direct.features, course.examples.batches())),
+            direct=(of_component, _features(direct, course.examples)),
             direct_accuracy=_probe(of_component, sample, l2)[0],
         )
 
 
 def _read(network: Network, sample: _Sample) -> Features:
-    return extract(network.features, sample.train.batches()), extract(network.features, sample.test.batches())
+    return _features(network, sample.train), _features(network, sample.test)
+
+
+def _features(network: Network, examples: _Examples) -> Tensor:
+    return extract(folded(network.features), examples.batches())
 
 
 # --- What is measured of one checkpoint. ---

@@ -10,7 +10,18 @@ import torch.nn.functional as F
 import torchvision.models
 from torch import nn
 
-from trainables.architectures import ARCHITECTURES, FIXED, GlobalAverage, Network, Size, build, measure, names
+from trainables.architectures import (
+    ARCHITECTURES,
+    FIXED,
+    GlobalAverage,
+    Network,
+    Size,
+    build,
+    folded,
+    layout_of,
+    measure,
+    names,
+)
 from trainables.probe import extract
 from trainables.spec import Architecture
 
@@ -166,6 +177,57 @@ def test_a_global_average_is_the_mean_over_positions_and_its_gradient_lies_as_th
     found.square().sum().backward()
     torch.testing.assert_close(gradients[0], (found / 12).expand_as(x))  # 2 / (4 x 6)
     assert gradients[0].is_contiguous(memory_format=layout)
+
+
+def norms(features):
+    return [module for module in features.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [("cnn", 0), ("resnet18", 11), ("mlp", 0), ("vit_tiny", 0)],  # only the stem of a residual network is a sequence
+)
+def test_folded_features_are_the_same_without_the_batch_norms_behind_convolutions(name, left):
+    spec = narrow(name, (3, 32, 32))
+    features = build(spec, 0, seed=0).features.to(memory_format=layout_of(spec, torch.device("cpu")))
+    for layer in norms(features):  # as training would leave them
+        for values in (layer.weight, layer.running_var):
+            nn.init.uniform_(values, 0.5, 2)
+        for values in (layer.bias, layer.running_mean):
+            nn.init.normal_(values)
+    before = {key: value.clone() for key, value in features.state_dict().items()}
+    short = folded(features)
+    assert len(norms(short)) == left
+    batches = torch.split(images((3, 32, 32)), 3)
+    torch.testing.assert_close(extract(short, batches), extract(features, batches), rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(value, before[key]) for key, value in features.state_dict().items())
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_batch_norm_is_folded_into_a_convolution_of_any_kind(bias, affine):
+    norm = nn.BatchNorm2d(4, affine=affine)
+    features = nn.Sequential(nn.Conv2d(2, 4, 3, stride=2, groups=2, bias=bias), norm, nn.BatchNorm2d(4), nn.Flatten())
+    nn.init.normal_(norm.running_mean)
+    nn.init.uniform_(norm.running_var, 0.5, 2)
+    short = folded(features)
+    assert [type(part) for part in short] == [nn.Conv2d, nn.Flatten]
+    torch.testing.assert_close(extract(short, [images((2, 9, 9))]), extract(features, [images((2, 9, 9))]))
+
+
+def test_what_cannot_be_folded_stays_as_it_is():
+    convolution, norm = nn.Conv2d(2, 2, 3), nn.BatchNorm2d(2)
+    batch = nn.BatchNorm2d(2, track_running_stats=False)
+    assert list(folded(nn.Sequential(convolution, batch))) == [convolution, batch]
+    assert list(folded(nn.Sequential(norm, convolution))) == [norm, convolution]
+
+
+@pytest.mark.parametrize("place", [0, 1, None])
+def test_features_with_a_hook_are_not_folded(place):
+    features = nn.Sequential(nn.Conv2d(2, 2, 3), nn.BatchNorm2d(2))
+    hooked = features if place is None else features[place]
+    hooked.register_forward_hook(lambda module, inputs, output: 2 * output)
+    assert folded(features) is features
 
 
 def test_the_plain_cnn_worked_out_by_hand():

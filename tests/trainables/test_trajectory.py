@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from trainables import components, trajectory
 from trainables.architectures import build
 from trainables.checkpoints import schedule
+from trainables.feed import to_float
 from trainables.mixture import mixture_of
 from trainables.pretrain import pretrain
 from trainables.spec import Architecture, Mixture, Ordering, PretrainSpec, Source, Training, TrajectorySpec
@@ -88,7 +89,7 @@ def test_squared_gradients_of_single_examples_are_those_of_a_loop(options):
     network, images, labels = tiny(**options)
     probabilities = network(images).softmax(1).detach()
     cotangents = torch.stack([probabilities - F.one_hot(labels, 3), torch.ones(10, 3)], dim=1)
-    found = squared_gradient_norms(network, images, cotangents)
+    found = squared_gradient_norms(network, images, cotangents, lambda _, cotangent: cotangent)
     for i in range(10):
         loss = F.cross_entropy(network(images[i : i + 1]), labels[i : i + 1])
         assert float(found[i, 0]) == pytest.approx(float(gradient_of(network, loss).square().sum()), rel=1e-4)
@@ -100,9 +101,13 @@ def test_squared_gradients_of_single_examples_are_those_of_a_loop(options):
 def test_squared_gradients_are_the_same_however_many_are_held_at_a_time(options, monkeypatch):
     network, images, _ = tiny(**options)
     directions = torch.randn(10, 1, 3, generator=torch.Generator().manual_seed(0))
-    whole = squared_gradient_norms(network, images, directions)
+
+    def norms():
+        return squared_gradient_norms(network, images, directions, lambda _, direction: direction)
+
+    whole = norms()
     monkeypatch.setattr(trajectory, "GRADIENT_CHUNK", 4)
-    torch.testing.assert_close(squared_gradient_norms(network, images, directions), whole, rtol=1e-5, atol=0)
+    torch.testing.assert_close(norms(), whole, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("options", NETWORKS)
@@ -339,6 +344,19 @@ def test_components_with_outputs_of_their_own_under_an_ordering_are_measured_too
         {"low": 1, "high": 1}, known, steps=10, points=2, label_space="joint", ordering=Ordering(kind="curriculum")
     )
     assert None not in easy.trajectory(low, examples=100)["gradient_norm"]
+
+
+def test_a_network_with_batch_norms_is_read_as_it_predicts():
+    digits = components.prepare(Source(dataset="digits"))
+    convolutions = Architecture(name="cnn", width=0.25, image_shape=digits.image_shape)
+    run = Run({"digits": 1}, {"digits": digits}, steps=60, points=3, architecture=convolutions)
+    found = run.trajectory(digits, run, examples=300)
+    images, labels = run.data[0].test.gather(torch.arange(300))
+    last = run.networks[-1].eval()
+    with torch.no_grad():
+        logits = last(to_float(images, run.data[0].value_range))
+    assert found["head_accuracy"][-1] == float((logits.argmax(1) == labels).double().mean()) > 0.3
+    assert found["predictability"][-1] == pytest.approx(1, abs=1e-4), "it predicts its own features"
 
 
 def test_measuring_twice_gives_the_same_and_leaves_the_networks_as_they_were(seen, hard, direct):
