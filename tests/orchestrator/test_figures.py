@@ -262,6 +262,14 @@ def test_without_rows_or_numbers_the_figure_is_refused_with_a_reason(name):
         data(name, of([row(status="pending", seed=seed) for seed in (1, 2)]))
 
 
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_figure_is_refused_as_long_as_no_row_has_all_that_belongs_to_it(name):
+    found = PLANTED[name]()
+    early = Evidence(found.table.assign(status="pending"), found.curves, found.layers)  # with accuracies and gaps
+    with pytest.raises(figures.Refused, match=r"pending|no rung of any ladder has been measured"):
+        data(name, early)
+
+
 @pytest.mark.parametrize(
     ("name", "lacking"),
     [

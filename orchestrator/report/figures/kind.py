@@ -104,7 +104,7 @@ def measured(found: Evidence, column: str = "gap") -> pd.DataFrame:
     table = gaps.primary(found.table)
     if table.empty:
         raise Refused("the table has no rows")
-    if not table[column].notna().any():
+    if not table.loc[(table["status"] == "ok").fillna(False), column].notna().any():  # only of those there are means
         gone = gaps.missing(table)
         why = f": of {len(table)} rows, {gone}" if gone else ""
         raise Refused(f"the table has no {column.replace('_', ' ')}{why}")
