@@ -227,7 +227,8 @@ def alone(trials: list[dict[str, Any]]) -> list[float]:
     ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR", num_cpus=SLOTS)
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            configurations = [{name: ray.put(value) for name, value in trial.items()} for trial in trials]
+            # Tune writes what it is given into tags, so that large things are put where only their names are.
+            configurations = [{k: v if isinstance(v, float) else ray.put(v) for k, v in one.items()} for one in trials]
             tune.Tuner(
                 tune.with_resources(Peer, {"cpu": 1}),
                 param_space={"trial": tune.grid_search(configurations)},
@@ -273,11 +274,11 @@ class Peer(launch.tune.Trainable):  # type: ignore[misc]
     def step(self) -> dict[str, Any]:
         import ray
 
-        (kind, value), *_ = ((name, ray.get(value)) for name, value in self._trial.items())
+        ((kind, value),) = self._trial.items()
         if kind == "sleep":
             time.sleep(value)
             return {"done": True}
-        return {"done": True, **arithmetic(value)}
+        return {"done": True, **arithmetic(ray.get(value))}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None: ...
     def load_checkpoint(self, checkpoint: Any) -> None: ...

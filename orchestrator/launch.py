@@ -205,8 +205,21 @@ def launch(
             raise room.StoreFull(reporter.store_full)
 
 
+class _Sent:
+    """A trial's spec on its way to a worker. Tune copies what it is given, and writes it into tags."""
+
+    def __init__(self, spec: TrialSpec) -> None:
+        self.spec = spec
+
+    def __deepcopy__(self, memo: object) -> _Sent:
+        return self
+
+    def __repr__(self) -> str:
+        return "spec"
+
+
 class _Queue(Searcher):  # type: ignore[misc]
-    """Our trials as Tune's suggestions. A trial's spec travels through the object store, and leaves it at its end."""
+    """Our trials as Tune's suggestions."""
 
     def __init__(self, trials: Trials, most: int | None) -> None:
         super().__init__()
@@ -222,7 +235,7 @@ class _Queue(Searcher):  # type: ignore[misc]
         if self._left is not None:
             self._left -= 1
         self._live.add(trial_id)
-        return {"trial": name, "spec": ray.put(trial)}
+        return {"trial": name, "spec": _Sent(trial)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         self._live.discard(trial_id)
@@ -273,10 +286,10 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         self._begin(new_config["spec"])
         return True
 
-    def _begin(self, spec: Any) -> None:
+    def _begin(self, sent: _Sent) -> None:
         from trainables.trial import trial_steps
 
-        self._trial: TrialSpec = ray.get(spec)
+        self._trial = sent.spec
         self._events: list[dict[str, Any]] = []
         self._log.lines.clear()
         self._steps = trial_steps(
@@ -421,7 +434,7 @@ class _Reporter(tune.Callback):  # type: ignore[misc]
     def _ended(self, trial: Any, end: End) -> None:
         self._furthest.pop(trial.config["trial"], None)
         self._trials.trial_ended(trial.config["trial"], end)
-        trial.config["spec"] = None  # Tune keeps the trial; the object store need not keep its spec
+        trial.config["spec"] = None  # Tune keeps the trial, and writes down its configuration
 
 
 def _save(trials: list[Any]) -> None:

@@ -1,5 +1,7 @@
 """What a worker does with one trial after the other, and what Ray Tune's queue is told."""
 
+import copy
+import pickle
 import textwrap
 from collections import Counter
 from types import SimpleNamespace
@@ -97,7 +99,6 @@ def worker(tmp_path, monkeypatch):
     from orchestrator import launch
     from trainables.process import Settings
 
-    monkeypatch.setattr(launch.ray, "get", lambda spec: spec)
     monkeypatch.setattr(launch, "REPORT_EVERY_S", 600.0)  # one report a trial, on the slowest machine
     before = Settings()
     handlers = list(launch.logging.root.handlers)
@@ -106,7 +107,7 @@ def worker(tmp_path, monkeypatch):
     def start(trial):
         actor = launch.TrialActor.__new__(launch.TrialActor)
         options = {"early_stopping": None, "stall_s": 60.0, "launched": "now", "cpus": 1.0, "gpus": 0.0}
-        actor.setup({"spec": trial}, storage=str(storage), sweep="one", **options)
+        actor.setup({"spec": launch._Sent(trial)}, storage=str(storage), sweep="one", **options)
         return actor
 
     yield start, Store(storage)
@@ -131,6 +132,7 @@ def test_a_worker_keeps_the_memory_that_a_step_has_freed(worker, monkeypatch):
 
 
 def test_nothing_of_a_trial_is_left_in_its_worker_for_the_next(worker, tmp_path, monkeypatch):
+    from orchestrator.launch import _Sent
     from trainables.process import SETTINGS
     from trainables.trial import run_trial
 
@@ -145,7 +147,7 @@ def test_nothing_of_a_trial_is_left_in_its_worker_for_the_next(worker, tmp_path,
     (told,) = to_its_end(actor)
     assert (told["error"], told["warnings"]) == (None, ["a mess"] * 3), "one at each step"
     assert before != {name: get() for name, (get, _) in SETTINGS.items()}
-    assert actor.reset_config({"spec": tidy})
+    assert actor.reset_config({"spec": _Sent(tidy)})
     assert before == {name: get() for name, (get, _) in SETTINGS.items()}
     assert list(actor._log.lines) == []
     (told,) = to_its_end(actor)
@@ -172,10 +174,9 @@ def test_a_short_trial_is_one_report_and_a_long_one_reports_by_the_clock(worker,
     assert len(reports) > sum(len(report["events"]) for report in reports) > 1
 
 
-def test_the_queue_is_over_when_its_trials_have_ended_and_not_when_they_have_been_given_out(monkeypatch):
+def test_the_queue_is_over_when_its_trials_have_ended_and_not_when_they_have_been_given_out():
     from orchestrator import launch
 
-    monkeypatch.setattr(launch.ray, "put", lambda trial: trial)
     given = [("first", "spec"), ("second", "spec")]
     trials = SimpleNamespace(next=lambda: given.pop(0) if given else None, exhausted=lambda: not given)
     queue = launch._Queue(trials, most=None)
@@ -188,6 +189,17 @@ def test_the_queue_is_over_when_its_trials_have_ended_and_not_when_they_have_bee
     for trial_id in ("b", "c"):
         queue.on_trial_complete(trial_id, error=True)
     assert queue.suggest("d") == launch.Searcher.FINISHED
+
+
+def test_a_trial_that_is_given_to_tune_is_neither_copied_nor_written_out():
+    from orchestrator.launch import _Queue
+
+    spec = trial_of("mlp", 3)
+    trials = SimpleNamespace(next=lambda: ("first", spec), exhausted=lambda: False)
+    suggested = copy.deepcopy(_Queue(trials, most=None).suggest("a"))
+    assert suggested["spec"].spec is spec
+    assert str(suggested) == "{'trial': 'first', 'spec': spec}"
+    assert pickle.loads(pickle.dumps(suggested["spec"])).spec == spec
 
 
 def test_a_helper_that_still_waits_for_a_worker_when_its_trial_ends_is_called_off():
