@@ -206,10 +206,17 @@ def launch(
 
 
 class _Sent:
-    """A trial's spec on its way to a worker. Tune copies what it is given, and writes it into tags."""
+    """A trial's spec on its way to a worker, to be taken out where it is no longer to be kept.
+
+    Tune writes a configuration into tags, keeps it with the trial in three places, and adds it to every report.
+    """
 
     def __init__(self, spec: TrialSpec) -> None:
-        self.spec = spec
+        self._spec: TrialSpec | None = spec
+
+    def take(self) -> TrialSpec | None:
+        spec, self._spec = self._spec, None
+        return spec
 
     def __deepcopy__(self, memo: object) -> _Sent:
         return self
@@ -289,7 +296,9 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
     def _begin(self, sent: _Sent) -> None:
         from trainables.trial import trial_steps
 
-        self._trial = sent.spec
+        spec = sent.take()
+        assert spec is not None, "it is sent once to each worker"
+        self._trial = spec
         self._events: list[dict[str, Any]] = []
         self._log.lines.clear()
         self._steps = trial_steps(
@@ -434,7 +443,7 @@ class _Reporter(tune.Callback):  # type: ignore[misc]
     def _ended(self, trial: Any, end: End) -> None:
         self._furthest.pop(trial.config["trial"], None)
         self._trials.trial_ended(trial.config["trial"], end)
-        trial.config["spec"] = None  # Tune keeps the trial, and writes down its configuration
+        trial.config["spec"].take()
 
 
 def _save(trials: list[Any]) -> None:

@@ -220,17 +220,17 @@ def fisher_trace(network: Network, images: Tensor, draws: int | None, generator:
     assert network.head is not None, "only a network with a head predicts"
     num_classes = network.head.out_features
     if draws is None or draws >= num_classes:
-        right, average = torch.eye(num_classes).expand(len(images), -1, -1), 1.0  # (B, C, M)
+        columns, average = torch.eye(num_classes).expand(len(images), -1, -1), 1.0  # (B, C, M)
     else:
-        right = torch.randint(2, (len(images), num_classes, draws), generator=generator).float() * 2 - 1
+        columns = torch.randint(2, (len(images), num_classes, draws), generator=generator).float() * 2 - 1
         average = 1 / draws
 
-    def directions(logits: Tensor, columns: Tensor) -> Tensor:
+    def directions(logits: Tensor, its_columns: Tensor) -> Tensor:
         p = logits.softmax(0)
         root = p.sqrt()
-        return (root[:, None] * columns - torch.outer(p, root @ columns)).mT  # (M, C), the columns of L times `columns`
+        return (root[:, None] * its_columns - torch.outer(p, root @ its_columns)).mT  # (M, C), transposed L times them
 
-    norms = squared_gradient_norms(network, images, right.to(images), directions)
+    norms = squared_gradient_norms(network, images, columns.to(images), directions)
     return float(norms.double().sum(1).mean()) * average
 
 

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import textwrap
+import threading
 from collections import Counter
 from types import SimpleNamespace
 
@@ -107,7 +108,9 @@ def worker(tmp_path, monkeypatch):
     def start(trial):
         actor = launch.TrialActor.__new__(launch.TrialActor)
         options = {"early_stopping": None, "stall_s": 60.0, "launched": "now", "cpus": 1.0, "gpus": 0.0}
-        actor.setup({"spec": launch._Sent(trial)}, storage=str(storage), sweep="one", **options)
+        sent = launch._Sent(trial)
+        actor.setup({"spec": sent}, storage=str(storage), sweep="one", **options)
+        assert sent.take() is None, "Tune adds the configuration to every report"
         return actor
 
     yield start, Store(storage)
@@ -147,7 +150,8 @@ def test_nothing_of_a_trial_is_left_in_its_worker_for_the_next(worker, tmp_path,
     (told,) = to_its_end(actor)
     assert (told["error"], told["warnings"]) == (None, ["a mess"] * 3), "one at each step"
     assert before != {name: get() for name, (get, _) in SETTINGS.items()}
-    assert actor.reset_config({"spec": _Sent(tidy)})
+    assert actor.reset_config(config := {"spec": _Sent(tidy)})
+    assert config["spec"].take() is None
     assert before == {name: get() for name, (get, _) in SETTINGS.items()}
     assert list(actor._log.lines) == []
     (told,) = to_its_end(actor)
@@ -191,15 +195,22 @@ def test_the_queue_is_over_when_its_trials_have_ended_and_not_when_they_have_bee
     assert queue.suggest("d") == launch.Searcher.FINISHED
 
 
-def test_a_trial_that_is_given_to_tune_is_neither_copied_nor_written_out():
-    from orchestrator.launch import _Queue
+def test_a_trial_that_is_given_to_tune_is_neither_copied_nor_written_out_and_gone_at_its_end(tmp_path):
+    from orchestrator.launch import End, _Queue, _Reporter
 
     spec = trial_of("mlp", 3)
-    trials = SimpleNamespace(next=lambda: ("first", spec), exhausted=lambda: False)
-    suggested = copy.deepcopy(_Queue(trials, most=None).suggest("a"))
-    assert suggested["spec"].spec is spec
-    assert str(suggested) == "{'trial': 'first', 'spec': spec}"
-    assert pickle.loads(pickle.dumps(suggested["spec"])).spec == spec
+    ended = []
+    trials = SimpleNamespace(
+        next=lambda: ("first", spec), exhausted=lambda: False, trial_ended=lambda *end: ended.append(end)
+    )
+    suggested = _Queue(trials, most=None).suggest("a")
+    kept = copy.deepcopy(suggested)
+    assert str(kept) == "{'trial': 'first', 'spec': spec}"
+    assert pickle.loads(pickle.dumps(kept["spec"])).take() == spec, "a worker that starts again has it again"
+    reporter = _Reporter(trials, threading.Event(), Journal(Store(tmp_path), "one"), "now")
+    reporter.on_trial_complete(1, [], SimpleNamespace(config=suggested, last_result={"finished": True}))
+    assert ended == [("first", End())]
+    assert kept["spec"].take() is None
 
 
 def test_a_helper_that_still_waits_for_a_worker_when_its_trial_ends_is_called_off():

@@ -222,11 +222,12 @@ def test_what_cannot_be_folded_stays_as_it_is():
     assert list(folded(nn.Sequential(norm, convolution))) == [norm, convolution]
 
 
+@pytest.mark.parametrize("kind", ["forward_hook", "forward_pre_hook"])
 @pytest.mark.parametrize("place", [0, 1, None])
-def test_features_with_a_hook_are_not_folded(place):
+def test_features_with_a_hook_are_not_folded(place, kind):
     features = nn.Sequential(nn.Conv2d(2, 2, 3), nn.BatchNorm2d(2))
     hooked = features if place is None else features[place]
-    hooked.register_forward_hook(lambda module, inputs, output: 2 * output)
+    getattr(hooked, f"register_{kind}")(lambda *_: None)
     assert folded(features) is features
 
 

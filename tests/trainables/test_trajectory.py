@@ -355,7 +355,9 @@ def test_a_network_with_batch_norms_is_read_as_it_predicts():
     last = run.networks[-1].eval()
     with torch.no_grad():
         logits = last(to_float(images, run.data[0].value_range))
-    assert found["head_accuracy"][-1] == float((logits.argmax(1) == labels).double().mean()) > 0.3
+    right = float((logits.argmax(1) == labels).double().mean())
+    assert right > 0.3
+    assert found["head_accuracy"][-1] == pytest.approx(right, abs=1.1 / 300)  # one image may stand on the edge
     assert found["predictability"][-1] == pytest.approx(1, abs=1e-4), "it predicts its own features"
 
 
