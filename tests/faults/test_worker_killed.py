@@ -42,7 +42,7 @@ class Heard:
 
 def trial(failures=0, error_file=None):
     return SimpleNamespace(
-        config={"trial": "ab" * 32},
+        config={"trial": "ab" * 32, "spec": SimpleNamespace(take=lambda: None)},
         run_metadata=SimpleNamespace(num_failures=failures),
         error_file=error_file,
         last_result=None,

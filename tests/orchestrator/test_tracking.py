@@ -694,7 +694,7 @@ def test_what_was_logged_while_mlflow_was_away_is_written_when_it_is_back(
 
     def away_at_first(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
-        calls += 1
+        calls += uri in args  # the tracker of an earlier test may still be trying
         if calls <= 2:
             raise ConnectionRefusedError("Connection refused")
         return open_client(*args, **kwargs)
